@@ -1,0 +1,1 @@
+//! The composition root: builds every room, starts, waits, drains; the only place that wires.

@@ -1,0 +1,202 @@
+//! The valid configuration: what the other rooms read. `load` is the only maker outside tests.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::{DataClass, IssuerName, RecordingLevel, Target};
+
+/// Whether a refusal stops the operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Refusals refuse.
+    Enforce,
+    /// Decisions are made and recorded, and what they refuse passes: for trying policies on live traffic. Masking,
+    /// recording, credentials, and refusals of what is not understood stay.
+    Observe,
+}
+
+/// Everything that people configure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Whether refusals refuse.
+    pub mode: Mode,
+    /// Issuers of identities; names and issuer URLs are unique.
+    pub issuers: Vec<IssuerConfig>,
+    /// Targets; names are unique, and so is each address and port.
+    pub targets: Vec<TargetConfig>,
+    /// Records.
+    pub audit: AuditConfig,
+    /// Approvals.
+    pub approval: ApprovalConfig,
+    /// Masking.
+    pub masking: MaskingConfig,
+    /// A directory of policies in place of the shipped ones.
+    pub policies: Option<PathBuf>,
+    /// Where keys, records and pending approvals live: `/var/lib/interdict` unless configured.
+    pub state_dir: PathBuf,
+}
+
+/// An OIDC issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerConfig {
+    /// The name in records and policies.
+    pub name: IssuerName,
+    /// The exact `iss` claim, a URL.
+    pub issuer: String,
+    /// Accepted `aud` claims; at least one.
+    pub audiences: Vec<String>,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// Accepted signature algorithms, by their JWA names; asymmetric ones only; at least one.
+    pub algorithms: Vec<String>,
+    /// The claim that holds groups, as a path of claim names (`["realm_access", "roles"]`).
+    pub groups_claim: Vec<String>,
+    /// The claim that names the subject: `sub` unless configured.
+    pub subject_claim: String,
+    /// Allowed difference of clocks.
+    pub skew: Duration,
+    /// A CA for the issuer's own TLS, beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// `ISSUER/.well-known/openid-configuration` names the key set.
+    Discovery,
+    /// A JWKS at a URL (`https`, or `http` on loopback).
+    Url(String),
+    /// A JWKS in a file, re-read when it changes.
+    File(PathBuf),
+}
+
+/// A target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetConfig {
+    /// What policies and records see.
+    pub target: Target,
+    /// Destinations that are this target.
+    pub addresses: Vec<TargetAddress>,
+    /// How its certificate is verified.
+    pub tls: UpstreamTls,
+    /// The real credential; `None` where the target needs none.
+    pub credential: Option<CredentialConfig>,
+    /// Columns of known classes.
+    pub columns: Vec<ColumnClass>,
+    /// How much of each operation is kept.
+    pub recording: RecordingLevel,
+    /// Whether refusals refuse; `None` is the agent's mode.
+    pub mode: Option<Mode>,
+}
+
+/// A destination: the host of `--host` as the process writes it, and the port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetAddress {
+    /// A name (resolved at load and again every minute) or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// How the agent protects and verifies its own connection to a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// TLS is required; chain and name are verified against the system's roots and `ca_file`.
+    Verify {
+        /// A CA beside the system's roots.
+        ca_file: Option<PathBuf>,
+        /// The name to verify; the host of the target's first address unless configured.
+        server_name: Option<String>,
+    },
+    /// No TLS. Accepted by the configuration for loopback addresses only.
+    Disabled,
+}
+
+/// The real credential for a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialConfig {
+    /// The real user.
+    pub user: String,
+    /// Where its password comes from.
+    pub password: SecretSourceConfig,
+    /// A password that the process may be given in its place, for clients that insist on SCRAM (for instance with
+    /// `channel_binding=require`). `None`: any password is accepted and dropped.
+    pub placeholder: Option<String>,
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSourceConfig {
+    /// The first line of a file, without its line end; re-read when the file changes.
+    File(PathBuf),
+    /// An environment variable of the agent; removed from the governed process's environment.
+    Env(String),
+}
+
+/// A column whose class is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnClass {
+    /// The schema; `public` unless written.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// The column.
+    pub column: String,
+    /// Its class.
+    pub class: DataClass,
+}
+
+/// Records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// Where segments, index and key live: `STATE_DIR/audit` unless configured.
+    pub dir: PathBuf,
+    /// A segment is sealed at this size in bytes…
+    pub segment_bytes: u64,
+    /// …or at this age.
+    pub segment_age: Duration,
+    /// Below this much free space (bytes) new operations are refused.
+    pub min_free_bytes: u64,
+    /// Where records are streamed.
+    pub clickhouse: Option<ClickHouseConfig>,
+}
+
+/// A ClickHouse server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClickHouseConfig {
+    /// `http://` or `https://`.
+    pub url: String,
+    /// The database: `interdict` unless configured.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// Its password.
+    pub password: Option<SecretSourceConfig>,
+    /// Largest batch, in records.
+    pub batch_records: u32,
+    /// Longest time that a record waits for its batch.
+    pub batch_age: Duration,
+    /// Reduced schema and no schema validation, for servers before 20.
+    pub legacy: bool,
+}
+
+/// Approvals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalConfig {
+    /// How long an operation waits for consent before the process gets a ticket, unless a policy says `@hold`.
+    pub hold: Duration,
+    /// How long a request can be decided.
+    pub request_ttl: Duration,
+    /// How long a grant can be used.
+    pub grant_ttl: Duration,
+}
+
+/// Masking.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MaskingConfig {
+    /// A file in place of the shipped `classes.toml`.
+    pub classes: Option<PathBuf>,
+    /// Strategy by class in place of the file's.
+    pub overrides: BTreeMap<DataClass, String>,
+}

@@ -1,0 +1,1 @@
+//! TLS on both legs: the agent's own authority towards the process, verification towards the target.

@@ -1,0 +1,3 @@
+//! The `interdict` command.
+
+fn main() {}

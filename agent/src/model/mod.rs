@@ -1,0 +1,33 @@
+//! The vocabulary: plain values. No input or output, no async, no serde: each room that stores or sends a value has
+//! wire types of its own, so that a stored format never changes because a word here did.
+
+mod action;
+mod address;
+mod class;
+mod id;
+mod obligation;
+mod operation;
+mod outcome;
+mod principal;
+mod process;
+mod refusal;
+mod target;
+mod time;
+
+pub use action::Action;
+pub use address::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, UpstreamAddr};
+pub use class::{DataClass, InvalidClass, MaskCounts};
+pub use id::{
+    BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
+    RunId, SessionId, Ticket,
+};
+pub use obligation::{Limits, Obligations, RecordingLevel};
+pub use operation::{
+    ConnectFacts, Facts, Operation, ParameterShown, SqlFacts, StatementFacts, StatementKind, TableName,
+};
+pub use outcome::{Outcome, OutcomeStatus};
+pub use principal::{Principal, PrincipalKind};
+pub use process::{Executable, Process};
+pub use refusal::{Refusal, RefusalKind};
+pub use target::{Environment, Protocol, Target, TargetName};
+pub use time::Timestamp;

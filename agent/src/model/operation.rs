@@ -1,0 +1,145 @@
+//! One thing that a process asks a target to do.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::action::Action;
+use super::id::Fingerprint;
+
+/// One operation: the unit that is decided, consented to and recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Everything that it does; each action is decided, and the strictest answer holds. Never empty.
+    pub actions: BTreeSet<Action>,
+    /// What policies read about it.
+    pub facts: Facts,
+    /// The statement or call as text, with the values of literals masked by content. For people and records.
+    pub text: String,
+    /// What an approval is bound to.
+    pub fingerprint: Fingerprint,
+    /// Parameters given apart from the text, masked.
+    pub parameters: Vec<ParameterShown>,
+}
+
+impl Operation {
+    /// The action that names the operation to people: the first that changes something, else the first.
+    #[must_use]
+    pub fn headline(&self) -> Action {
+        let first = || self.actions.first().copied().unwrap_or(Action::SqlExecute);
+        self.actions
+            .iter()
+            .copied()
+            .find(|action| action.changes())
+            .unwrap_or_else(first)
+    }
+
+    /// Whether anything in it may change something.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        self.actions.is_empty() || self.actions.iter().any(|action| action.changes())
+    }
+}
+
+/// A parameter as the record shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParameterShown {
+    /// SQL NULL.
+    Null,
+    /// Text, masked by content.
+    Text(String),
+    /// A binary value: its length in bytes only.
+    Binary(u64),
+}
+
+/// What policies may read about an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Facts {
+    /// SQL.
+    Sql(SqlFacts),
+    /// An opaque connection.
+    Connect(ConnectFacts),
+}
+
+/// Facts of an opaque connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectFacts {
+    /// The address that the process meant, without the port.
+    pub address: std::net::IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+/// Facts of one or more SQL statements that are sent together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SqlFacts {
+    /// The statements in order.
+    pub statements: Vec<StatementFacts>,
+    /// The database that the session is logged in to.
+    pub database: String,
+    /// Whether a transaction is open when it arrives.
+    pub in_transaction: bool,
+}
+
+impl SqlFacts {
+    /// Every table of every statement.
+    #[must_use]
+    pub fn tables(&self) -> BTreeSet<&TableName> {
+        self.statements
+            .iter()
+            .flat_map(|s| s.reads.iter().chain(&s.writes))
+            .collect()
+    }
+
+    /// Whether every write is bounded by a condition.
+    #[must_use]
+    pub fn bounded(&self) -> bool {
+        self.statements.iter().all(|s| s.bounded)
+    }
+}
+
+/// Facts of one SQL statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementFacts {
+    /// What it is.
+    pub kind: StatementKind,
+    /// Everything that it does, writes hidden in common table expressions and the like included.
+    pub actions: BTreeSet<Action>,
+    /// Tables that it reads, as written (lower case unless quoted).
+    pub reads: BTreeSet<TableName>,
+    /// Tables that it writes, creates, alters or drops.
+    pub writes: BTreeSet<TableName>,
+    /// Columns that it names, without their table; `*` for all.
+    pub columns: BTreeSet<String>,
+    /// Functions that it calls, as written.
+    pub functions: BTreeSet<String>,
+    /// False for an `UPDATE` or `DELETE` that no condition bounds.
+    pub bounded: bool,
+}
+
+/// A table as a statement names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableName {
+    /// The schema; `None` when the statement leaves it to `search_path`.
+    pub schema: Option<String>,
+    /// The table.
+    pub name: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// The kind of a statement, named as its SQL command.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StatementKind(pub &'static str);
+
+impl fmt::Display for StatementKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}

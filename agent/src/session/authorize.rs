@@ -1,0 +1,487 @@
+//! Where permits are made: decided, consented to, decided again, recorded. This file has no child modules, so that
+//! nothing else can make one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::approval::{Answer, Ask, BrokerError, Consent};
+use crate::audit::{AuditError, Event, JudgedAs, OperationEvent, OutcomeGuard, Receipt};
+use crate::config::Mode;
+use crate::mask::MaskPlan;
+use crate::model::{
+    Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, RecordingLevel, Refusal,
+    RefusalKind, Ticket, Timestamp,
+};
+use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
+
+use super::open::Session;
+use super::upstream::InFlight;
+
+/// A request of a protocol: frames together with what they mean.
+pub trait Request {
+    /// What the frames mean.
+    fn operation(&self) -> &Arc<Operation>;
+
+    /// Appends exactly the frames that `operation` was read from.
+    fn encode(self, out: &mut BytesMut);
+}
+
+/// The proof that a request may go on. Owns the very request that was judged.
+#[derive(Debug)]
+#[must_use = "a permit is there to be forwarded"]
+pub struct Permit<R> {
+    request: R,
+    allowed: Allowed,
+    receipt: Receipt,
+    outcome: OutcomeGuard,
+    plan: MaskPlan,
+    limits: Limits,
+}
+
+impl<R> Permit<R> {
+    /// The operation's reference.
+    pub const fn id(&self) -> OperationId {
+        self.outcome.operation()
+    }
+
+    pub(in crate::session) fn into_parts(self) -> (R, InFlight) {
+        let Self {
+            request,
+            allowed,
+            receipt,
+            outcome,
+            plan,
+            limits,
+        } = self;
+        tracing::trace!(operation = %outcome.operation(), sequence = receipt.sequence(), bundle = %allowed.bundle(), "forward");
+        (
+            request,
+            InFlight {
+                outcome,
+                plan,
+                limits,
+            },
+        )
+    }
+}
+
+/// Why frames of the process need no judgement of their own. Closed: whoever needs another reason names it here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NeutralReason {
+    /// Ends a batch or asks for its answers.
+    Synchronisation,
+    /// Ends the session.
+    Termination,
+    /// Lets go of a name.
+    Release,
+    /// Describes what an operation that was judged has prepared.
+    Description,
+    /// Data of a copy that was judged.
+    CopyData,
+    /// Bytes of an opaque connection that was judged.
+    OpaqueBytes,
+}
+
+/// Frames of the process that carry no operation of their own.
+pub trait Neutral {
+    /// Why they need no judgement.
+    fn reason(&self) -> NeutralReason;
+
+    /// Appends the frames.
+    fn encode(self, out: &mut BytesMut);
+}
+
+/// The proof that frames need no judgement, and that somebody still stands behind the session.
+#[derive(Debug)]
+#[must_use = "a pass is there to be forwarded"]
+pub struct Pass<N> {
+    frame: N,
+}
+
+impl<N: Neutral> Pass<N> {
+    pub(in crate::session) fn into_frame(self) -> N {
+        tracing::trace!(reason = ?self.frame.reason(), "pass");
+        self.frame
+    }
+}
+
+impl Session {
+    /// Judges a request: decides, asks for consent where a policy wants it (and decides again with it), records, and
+    /// only then gives the permit. Dropping the future before it is ready forwards nothing.
+    ///
+    /// # Errors
+    /// The refusal to tell the process; it is recorded already.
+    pub async fn authorize<R: Request>(&self, request: R) -> Result<Permit<R>, Refusal> {
+        let id = OperationId::new();
+        let now = crate::clock::now();
+        let operation = Arc::clone(request.operation());
+        let principal = match self.rooms.binding.current(now) {
+            Ok(principal) => principal,
+            Err(refusal) => return Err(self.refused(id, Some(operation), refusal, None).await),
+        };
+        let engine = self.rooms.policies.current();
+        let judged = self.judge(&engine, id, &operation, &principal, now).await;
+        let (allowed, ticket) = match judged {
+            Judged::Go(allowed, ticket) => (allowed, ticket),
+            Judged::Refuse(refusal) => {
+                return Err(self
+                    .refused(id, Some(operation), refusal, Some(engine.bundle()))
+                    .await);
+            }
+        };
+        self.permit(id, request, operation, allowed, ticket, now).await
+    }
+
+    /// Passes frames that carry no operation of their own, as long as somebody stands behind the session.
+    ///
+    /// # Errors
+    /// A refusal where the identity has ended.
+    pub fn pass<N: Neutral>(&self, frame: N) -> Result<Pass<N>, Refusal> {
+        self.rooms.binding.current(crate::clock::now())?;
+        Ok(Pass { frame })
+    }
+
+    /// Records bytes that are not understood, and makes the refusal for them.
+    pub async fn refuse_unknown(&self, reason: impl Into<String> + Send) -> Refusal {
+        let refusal = Refusal::new(
+            RefusalKind::NotUnderstood,
+            reason,
+            "Interdict forwards only what it understands: write the statement in another way, or report it.",
+        );
+        self.refused(OperationId::new(), None, refusal, None).await
+    }
+
+    /// Records that the process cancelled an operation that was waiting.
+    pub async fn refuse_cancelled(&self) -> Refusal {
+        let refusal = Refusal::new(
+            RefusalKind::Cancelled,
+            "Cancelled while it waited for approval.",
+            "",
+        );
+        self.refused(OperationId::new(), None, refusal, None).await
+    }
+
+    async fn judge(
+        &self,
+        engine: &Engine,
+        id: OperationId,
+        operation: &Arc<Operation>,
+        principal: &Principal,
+        now: Timestamp,
+    ) -> Judged {
+        let target = &self.target.target;
+        match engine.decide(operation, principal, target, None, now) {
+            Decision::Allow(allowed) => Judged::Go(allowed, None),
+            Decision::Deny(denial) => self.denied(engine, operation, principal, denial, now),
+            Decision::NeedsApproval(need) => self.consent(engine, id, operation, principal, need, now).await,
+        }
+    }
+
+    fn denied(
+        &self,
+        engine: &Engine,
+        operation: &Operation,
+        principal: &Principal,
+        denial: Denial,
+        now: Timestamp,
+    ) -> Judged {
+        match self.mode() {
+            Mode::Enforce => Judged::Refuse(denial_refusal(denial)),
+            Mode::Observe => Judged::Go(
+                engine.observe(operation, principal, &self.target.target, denial, now),
+                None,
+            ),
+        }
+    }
+
+    async fn consent(
+        &self,
+        engine: &Engine,
+        id: OperationId,
+        operation: &Arc<Operation>,
+        principal: &Principal,
+        need: ApprovalNeed,
+        now: Timestamp,
+    ) -> Judged {
+        if self.mode() == Mode::Observe {
+            let denial = need.as_denial();
+            return Judged::Go(
+                engine.observe(operation, principal, &self.target.target, denial, now),
+                None,
+            );
+        }
+        match self.ask(id, operation, principal, &need, now).await {
+            Ok(Asked::Granted(consent)) => {
+                let now = crate::clock::now();
+                match engine.decide(operation, principal, &self.target.target, Some(&consent), now) {
+                    Decision::Allow(allowed) => Judged::Go(allowed, Some(consent.ticket().clone())),
+                    Decision::Deny(denial) => Judged::Refuse(denial_refusal(denial)),
+                    Decision::NeedsApproval(still) => Judged::Refuse(denial_refusal(still.as_denial())),
+                }
+            }
+            Ok(Asked::Refused(refusal)) => Judged::Refuse(refusal),
+            Err(error) => Judged::Refuse(Refusal::new(
+                RefusalKind::NotRecorded,
+                format!("It needs approval, and the request could not be stored: {error}."),
+                "Tell whoever runs the agent: `interdict doctor` and its log say more.",
+            )),
+        }
+    }
+
+    async fn ask(
+        &self,
+        id: OperationId,
+        operation: &Arc<Operation>,
+        principal: &Principal,
+        need: &ApprovalNeed,
+        now: Timestamp,
+    ) -> Result<Asked, BrokerError> {
+        let target = &self.target.target;
+        let broker = &self.rooms.broker;
+        if let Some(consent) = broker
+            .claim(principal, target, operation.fingerprint, now)
+            .await?
+        {
+            return Ok(Asked::Granted(consent));
+        }
+        let process = &self.scene.process;
+        let ask = Ask {
+            operation: id,
+            principal: principal.clone(),
+            target: target.clone(),
+            fingerprint: operation.fingerprint,
+            action: operation.headline().name().to_owned(),
+            text: operation.text.clone(),
+            process: format!("{} (pid {}, {})", process.comm, process.tgid, process.exe.path),
+            policies: need.policies.clone(),
+            reason: need.reason.clone(),
+            approvers: need.approvers.clone(),
+            min_approvals: need.min_approvals,
+        };
+        let ticket = broker.open(&ask, now).await?;
+        let held = JudgedAs::Held {
+            policies: need.policies.clone(),
+            reason: need.reason.clone(),
+            ticket: ticket.clone(),
+        };
+        let event = self.operation_event(
+            id,
+            Some(Arc::clone(operation)),
+            held,
+            Some(need.bundle),
+            RecordingLevel::Operations,
+        );
+        if let Err(error) = self.rooms.audit.record(event).await {
+            return Ok(Asked::Refused(not_recorded(&error)));
+        }
+        let patience = if waits_do_harm(operation) {
+            Duration::ZERO
+        } else {
+            need.hold.unwrap_or(self.rooms.hold)
+        };
+        Ok(match broker.wait(&ticket, patience).await? {
+            Answer::Granted(consent) => Asked::Granted(consent),
+            Answer::Pending => Asked::Refused(pending(need, ticket)),
+            Answer::Denied { by, comment } => Asked::Refused(not_approved(need, ticket, &by, &comment)),
+            Answer::Expired => Asked::Refused(expired(need, ticket)),
+        })
+    }
+
+    async fn permit<R: Request>(
+        &self,
+        id: OperationId,
+        request: R,
+        operation: Arc<Operation>,
+        allowed: Allowed,
+        ticket: Option<Ticket>,
+        now: Timestamp,
+    ) -> Result<Permit<R>, Refusal> {
+        let Obligations {
+            revealed,
+            recording,
+            limits,
+        } = allowed.obligations().clone();
+        let recording = recording.max(self.target.recording);
+        let judged = match allowed.observed() {
+            Some(denial) => JudgedAs::Observed {
+                policies: denial.policies.clone(),
+                reason: denial.reason.clone(),
+            },
+            None => JudgedAs::Allowed {
+                policies: allowed.policies().to_vec(),
+                ticket,
+            },
+        };
+        let slot = self
+            .rooms
+            .audit
+            .reserve()
+            .await
+            .map_err(|error| not_recorded(&error))?;
+        let event = self.operation_event(id, Some(operation), judged, Some(allowed.bundle()), recording);
+        let receipt = self
+            .rooms
+            .audit
+            .record(event)
+            .await
+            .map_err(|error| not_recorded(&error))?;
+        let outcome = OutcomeGuard::new(slot, self.scene.clone(), id, now);
+        let plan = self.rooms.masks.plan(&revealed);
+        Ok(Permit {
+            request,
+            allowed,
+            receipt,
+            outcome,
+            plan,
+            limits,
+        })
+    }
+
+    fn operation_event(
+        &self,
+        id: OperationId,
+        operation: Option<Arc<Operation>>,
+        judged: JudgedAs,
+        bundle: Option<crate::model::Digest>,
+        recording: RecordingLevel,
+    ) -> Event {
+        Event::Operation {
+            scene: self.scene.clone(),
+            event: OperationEvent {
+                id,
+                operation,
+                judged,
+                bundle,
+                recording,
+            },
+        }
+    }
+
+    /// Records the refusal; a refusal stays one where even that fails.
+    async fn refused(
+        &self,
+        id: OperationId,
+        operation: Option<Arc<Operation>>,
+        mut refusal: Refusal,
+        bundle: Option<crate::model::Digest>,
+    ) -> Refusal {
+        refusal.operation = Some(id);
+        let ticket = match &refusal.kind {
+            RefusalKind::PendingApproval { ticket, .. } | RefusalKind::ApprovalDenied { ticket } => {
+                Some(ticket.clone())
+            }
+            RefusalKind::Denied
+            | RefusalKind::Identity
+            | RefusalKind::NotUnderstood
+            | RefusalKind::NotRecorded
+            | RefusalKind::Limit
+            | RefusalKind::Unreachable
+            | RefusalKind::Cancelled => None,
+        };
+        let judged = JudgedAs::Refused {
+            policies: refusal.policies.clone(),
+            reason: refusal.reason.clone(),
+            kind: refusal.kind.name(),
+            ticket,
+        };
+        let event = self.operation_event(id, operation, judged, bundle, self.target.recording);
+        if let Err(error) = self.rooms.audit.record(event).await {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+        refusal
+    }
+}
+
+enum Judged {
+    Go(Allowed, Option<Ticket>),
+    Refuse(Refusal),
+}
+
+enum Asked {
+    Granted(Consent),
+    Refused(Refusal),
+}
+
+/// Inside an open transaction a wait would keep its locks.
+fn waits_do_harm(operation: &Operation) -> bool {
+    match &operation.facts {
+        Facts::Sql(facts) => facts.in_transaction,
+        Facts::Connect(_) => false,
+    }
+}
+
+fn denial_refusal(denial: Denial) -> Refusal {
+    let Denial {
+        policies,
+        reason,
+        cause: _,
+        bundle: _,
+    } = denial;
+    let next_step = if policies.is_empty() {
+        "Ask whoever keeps the policies for a permit."
+    } else {
+        "Ask whoever keeps the policy if this should be possible."
+    };
+    Refusal {
+        policies,
+        ..Refusal::new(RefusalKind::Denied, reason, next_step)
+    }
+}
+
+fn with_policies(kind: RefusalKind, reason: String, next_step: String, policies: &[PolicyId]) -> Refusal {
+    Refusal {
+        policies: policies.to_vec(),
+        ..Refusal::new(kind, reason, next_step)
+    }
+}
+
+fn pending(need: &ApprovalNeed, ticket: Ticket) -> Refusal {
+    let approvers: std::collections::BTreeSet<_> = need.approvers.iter().flatten().cloned().collect();
+    let names: Vec<&str> = approvers.iter().map(crate::model::Group::as_str).collect();
+    let next = format!(
+        "Somebody in {} can run `interdict approvals approve {ticket}`; then send exactly the same again.",
+        names.join(" or ")
+    );
+    let reason = format!("{} It waits for approval: {ticket}.", need.reason);
+    with_policies(
+        RefusalKind::PendingApproval { ticket, approvers },
+        reason,
+        next,
+        &need.policies,
+    )
+}
+
+fn not_approved(need: &ApprovalNeed, ticket: Ticket, by: &str, comment: &str) -> Refusal {
+    let comment = if comment.is_empty() {
+        String::new()
+    } else {
+        format!(": {comment}")
+    };
+    let reason = format!("{by} did not approve {ticket}{comment}.");
+    with_policies(
+        RefusalKind::ApprovalDenied { ticket },
+        reason,
+        "Talk to the approver.".into(),
+        &need.policies,
+    )
+}
+
+fn expired(need: &ApprovalNeed, ticket: Ticket) -> Refusal {
+    let reason = format!("Nobody decided {ticket} in time.");
+    with_policies(
+        RefusalKind::ApprovalDenied { ticket },
+        reason,
+        "Send it again to ask again.".into(),
+        &need.policies,
+    )
+}
+
+pub(in crate::session) fn not_recorded(error: &AuditError) -> Refusal {
+    Refusal::new(
+        RefusalKind::NotRecorded,
+        format!("The record of it could not be made durable: {error}."),
+        "Tell whoever runs the agent: nothing is forwarded unrecorded.",
+    )
+}

@@ -1,0 +1,13 @@
+//! The enforcement point: every operation is judged, consented to and recorded here, and only then can be forwarded.
+
+mod authorize;
+mod downstream;
+mod open;
+mod speech;
+mod upstream;
+
+pub use authorize::{Neutral, NeutralReason, Pass, Permit, Request};
+pub use downstream::{Downstream, RefusalWords};
+pub use open::{Rooms, Session};
+pub use speech::AgentSpeech;
+pub use upstream::{InFlight, Upstream};

@@ -1,0 +1,101 @@
+//! A session: who and where, and the rooms that judge what happens in it.
+
+use std::sync::Arc;
+
+use crate::approval::Broker;
+use crate::audit::{AuditError, AuditLog, Event, Scene};
+use crate::config::{Mode, TargetConfig};
+use crate::identity::Binding;
+use crate::mask::MaskEngine;
+use crate::model::{ConnectionId, OriginalDst, Outcome, Process, Refusal, RunId, SessionId};
+use crate::policy::Policies;
+
+/// The rooms that judge a session. One value, shared by all sessions of a run.
+#[derive(Debug)]
+pub struct Rooms {
+    /// The run.
+    pub run: RunId,
+    /// Who stands behind it.
+    pub binding: Arc<Binding>,
+    /// The policies.
+    pub policies: Arc<Policies>,
+    /// Consent.
+    pub broker: Broker,
+    /// Records.
+    pub audit: AuditLog,
+    /// Masking.
+    pub masks: Arc<MaskEngine>,
+    /// Whether refusals refuse, unless the target says otherwise.
+    pub mode: Mode,
+    /// How long an operation waits for consent, unless a policy says otherwise.
+    pub hold: std::time::Duration,
+}
+
+/// A connection with its process, its principal and its target.
+#[derive(Debug)]
+pub struct Session {
+    pub(in crate::session) rooms: Arc<Rooms>,
+    pub(in crate::session) target: Arc<TargetConfig>,
+    pub(in crate::session) scene: Scene,
+}
+
+impl Session {
+    /// Opens a session: the principal must be bound, and the opening recorded.
+    ///
+    /// # Errors
+    /// A refusal where nobody stands behind the run any more, or where the record could not be made durable.
+    pub async fn open(
+        rooms: Arc<Rooms>,
+        connection: ConnectionId,
+        process: Arc<Process>,
+        original: OriginalDst,
+        target: Arc<TargetConfig>,
+    ) -> Result<Self, Refusal> {
+        let principal = rooms.binding.current(crate::clock::now())?;
+        let scene = Scene {
+            run: rooms.run,
+            connection,
+            session: SessionId::new(),
+            principal,
+            process,
+            target: Arc::new(target.target.clone()),
+            original,
+        };
+        let recorded = rooms
+            .audit
+            .record(Event::SessionOpened { scene: scene.clone() })
+            .await;
+        let _receipt = recorded.map_err(|error| super::authorize::not_recorded(&error))?;
+        Ok(Self { rooms, target, scene })
+    }
+
+    /// Who and where.
+    #[must_use]
+    pub const fn scene(&self) -> &Scene {
+        &self.scene
+    }
+
+    /// The target's configuration.
+    #[must_use]
+    pub fn target(&self) -> &TargetConfig {
+        &self.target
+    }
+
+    /// Records the end.
+    ///
+    /// # Errors
+    /// Where the log is closed.
+    pub async fn close(self, outcome: Outcome) -> Result<(), AuditError> {
+        self.rooms
+            .audit
+            .post(Event::SessionClosed {
+                scene: self.scene,
+                outcome,
+            })
+            .await
+    }
+
+    pub(in crate::session) fn mode(&self) -> Mode {
+        self.target.mode.unwrap_or(self.rooms.mode)
+    }
+}

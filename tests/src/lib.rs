@@ -1,0 +1,1 @@
+//! Harness words for the suites: worlds, servers, clients, expectations.
