@@ -1,8 +1,14 @@
 //! What people configure: TOML as written (`raw`) becomes a valid `Config`, or every mistake with its line and what
 //! to write instead.
 
+mod load;
+mod raw;
+#[cfg(test)]
+mod tests;
 mod types;
+mod value;
 
+pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
     KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,

@@ -1,0 +1,611 @@
+//! From the file to a valid configuration, or to all of its mistakes at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use crate::model::{DataClass, Environment, IssuerName, Protocol, RecordingLevel, Target, TargetName};
+
+use super::raw::{
+    OneOrMany, RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawIssuer, RawMasking,
+    RawTarget, Text,
+};
+use super::types::{
+    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
+    KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
+};
+use super::value;
+
+/// Where keys, records and pending approvals live unless configured.
+const STATE_DIR: &str = "/var/lib/interdict";
+/// Signature algorithms that are accepted unless configured.
+const ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+];
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The line, counted from 1; `None` where the whole file is meant.
+    pub line: Option<usize>,
+    /// What is wrong, and what to write instead.
+    pub what: String,
+}
+
+/// Every mistake of a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// The file.
+    pub file: PathBuf,
+    /// Its mistakes, in the order of their lines; never empty.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, mistake) in self.mistakes.iter().enumerate() {
+            let end = if at == 0 { "" } else { "\n" };
+            match mistake.line {
+                Some(line) => write!(f, "{end}{}:{line}: {}", self.file.display(), mistake.what)?,
+                None => write!(f, "{end}{}: {}", self.file.display(), mistake.what)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Reads and checks a configuration file. Relative paths in it are relative to its directory.
+///
+/// # Errors
+/// All mistakes at once, each with its line and what to write instead.
+pub fn load(file: &Path) -> Result<Config, ConfigErrors> {
+    let text = std::fs::read_to_string(file).map_err(|error| ConfigErrors {
+        file: file.to_owned(),
+        mistakes: vec![Mistake {
+            line: None,
+            what: format!("cannot be read: {error}"),
+        }],
+    })?;
+    parse(&text, file)
+}
+
+/// The configuration without a file: no issuers, no targets, enforcing.
+#[must_use]
+pub fn defaults() -> Config {
+    Reader {
+        text: "",
+        dir: PathBuf::new(),
+        mistakes: Vec::new(),
+    }
+    .config(RawConfig {
+        mode: None,
+        policies: None,
+        state_dir: None,
+        issuer: Vec::new(),
+        target: Vec::new(),
+        audit: None,
+        approval: None,
+        masking: None,
+    })
+}
+
+/// Checks the text of a configuration file.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
+    let dir = file.parent().map(Path::to_owned).unwrap_or_default();
+    let mut reader = Reader {
+        text,
+        dir,
+        mistakes: Vec::new(),
+    };
+    let config = match toml::from_str::<RawConfig>(text) {
+        Ok(raw) => Some(reader.config(raw)),
+        Err(error) => {
+            let line = error.span().map(|span| line_of(text, span.start));
+            reader.mistakes.push(Mistake {
+                line,
+                what: error.message().to_owned(),
+            });
+            None
+        }
+    };
+    let mut mistakes = reader.mistakes;
+    mistakes.sort_by_key(|mistake| mistake.line);
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(ConfigErrors {
+            file: file.to_owned(),
+            mistakes,
+        }),
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+/// Collects mistakes while it converts; what is wrong gets a stand-in that never leaves this file.
+struct Reader<'a> {
+    text: &'a str,
+    dir: PathBuf,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader<'_> {
+    fn wrong(&mut self, span: Range<usize>, what: impl Into<String>) {
+        let line = Some(line_of(self.text, span.start));
+        self.mistakes.push(Mistake {
+            line,
+            what: what.into(),
+        });
+    }
+
+    fn take<T>(&mut self, text: &Text, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match read(text.get_ref()) {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.wrong(text.span(), what);
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
+        text.and_then(|t| self.take(t, value::duration))
+            .unwrap_or(default)
+    }
+
+    fn path(&self, path: PathBuf) -> PathBuf {
+        if path.is_absolute() {
+            path
+        } else {
+            self.dir.join(path)
+        }
+    }
+
+    fn config(&mut self, raw: RawConfig) -> Config {
+        let RawConfig {
+            mode,
+            policies,
+            state_dir,
+            issuer,
+            target,
+            audit,
+            approval,
+            masking,
+        } = raw;
+        let state_dir = state_dir.map_or_else(|| PathBuf::from(STATE_DIR), |dir| self.path(dir));
+        let issuers = self.issuers(issuer);
+        let targets = self.targets(target);
+        Config {
+            mode: mode
+                .as_ref()
+                .and_then(|t| self.take(t, mode_of))
+                .unwrap_or(Mode::Enforce),
+            issuers,
+            targets,
+            audit: self.audit(audit.unwrap_or_default(), &state_dir),
+            approval: self.approval(&approval.unwrap_or_default()),
+            masking: self.masking(masking.unwrap_or_default()),
+            policies: policies.map(|dir| self.path(dir)),
+            state_dir,
+        }
+    }
+
+    fn issuers(&mut self, raw: Vec<RawIssuer>) -> Vec<IssuerConfig> {
+        let mut names = BTreeSet::new();
+        let mut urls = BTreeSet::new();
+        let mut issuers = Vec::new();
+        for one in raw {
+            if !names.insert(one.name.get_ref().clone()) {
+                let what = format!(
+                    "a second issuer is named {:?}: give each its own name",
+                    one.name.get_ref()
+                );
+                self.wrong(one.name.span(), what);
+            }
+            if !urls.insert(one.issuer.get_ref().clone()) {
+                let what = format!(
+                    "a second entry has the issuer {:?}: write one entry for each",
+                    one.issuer.get_ref()
+                );
+                self.wrong(one.issuer.span(), what);
+            }
+            issuers.extend(self.issuer(one));
+        }
+        issuers
+    }
+
+    fn issuer(&mut self, raw: RawIssuer) -> Option<IssuerConfig> {
+        let RawIssuer {
+            name,
+            issuer,
+            audience,
+            jwks_file,
+            jwks_url,
+            algorithms,
+            groups_claim,
+            subject_claim,
+            skew,
+            ca_file,
+        } = raw;
+        let shown = self.take(&name, value::name)?;
+        if audience.get_ref().is_empty() {
+            self.wrong(
+                audience.span(),
+                "an issuer without an audience would accept tokens meant for others: name at least one",
+            );
+        }
+        let keys = match (jwks_file, jwks_url) {
+            (Some(_), Some(url)) => {
+                self.wrong(url.span(), "write either jwks_file or jwks_url, not both");
+                return None;
+            }
+            (Some(file), None) => KeySource::File(self.path(file)),
+            (None, Some(url)) => {
+                self.take(&url, value::fetchable);
+                KeySource::Url(url.into_inner())
+            }
+            (None, None) => {
+                self.take(&issuer, value::fetchable);
+                KeySource::Discovery
+            }
+        };
+        let groups = match groups_claim {
+            None => vec!["groups".to_owned()],
+            Some(claim) => {
+                let span = claim.span();
+                let path = match claim.into_inner() {
+                    OneOrMany::One(name) => vec![name],
+                    OneOrMany::Many(names) => names,
+                };
+                if path.is_empty() || path.iter().any(String::is_empty) {
+                    self.wrong(span, "groups_claim is empty: write a claim, or a path such as [\"realm_access\", \"roles\"]");
+                }
+                path
+            }
+        };
+        Some(IssuerConfig {
+            name: IssuerName::new(shown),
+            issuer: issuer.into_inner(),
+            audiences: audience.into_inner(),
+            keys,
+            algorithms: self.algorithms(algorithms),
+            groups_claim: groups,
+            subject_claim: subject_claim.map_or_else(|| "sub".to_owned(), Spanned::into_inner),
+            skew: self.duration(skew.as_ref(), Duration::from_secs(60)),
+            ca_file: ca_file.map(|file| self.path(file)),
+        })
+    }
+
+    fn algorithms(&mut self, raw: Option<Vec<Text>>) -> Vec<String> {
+        let Some(names) = raw else {
+            return ALGORITHMS.map(str::to_owned).to_vec();
+        };
+        let known = |name: &str| {
+            if ALGORITHMS.contains(&name) {
+                Ok(name.to_owned())
+            } else {
+                Err(format!(
+                    "{name:?} is not accepted: choose among {} (never a shared secret, never none)",
+                    ALGORITHMS.join(", ")
+                ))
+            }
+        };
+        names.iter().filter_map(|name| self.take(name, known)).collect()
+    }
+
+    fn targets(&mut self, raw: Vec<RawTarget>) -> Vec<TargetConfig> {
+        let mut names = BTreeSet::new();
+        let mut taken: BTreeMap<(String, u16), String> = BTreeMap::new();
+        let mut targets = Vec::new();
+        for one in raw {
+            let span = one.name.span();
+            let name = one.name.get_ref().clone();
+            if !names.insert(name.clone()) {
+                self.wrong(
+                    span.clone(),
+                    format!("a second target is named {name:?}: give each its own name"),
+                );
+            }
+            let Some(target) = self.target(one) else { continue };
+            for address in &target.addresses {
+                if let Some(other) = taken.insert((address.host.clone(), address.port), name.clone()) {
+                    let what = format!(
+                        "{}:{} belongs to {other:?} too: one address is one target",
+                        address.host, address.port
+                    );
+                    self.wrong(span.clone(), what);
+                }
+            }
+            targets.push(target);
+        }
+        targets
+    }
+
+    fn target(&mut self, raw: RawTarget) -> Option<TargetConfig> {
+        let RawTarget {
+            name,
+            protocol,
+            addresses,
+            environment,
+            labels,
+            tls,
+            ca_file,
+            server_name,
+            recording,
+            mode,
+            credential,
+            columns,
+        } = raw;
+        let shown = self.take(&name, value::name)?;
+        let protocol = self.take(&protocol, protocol_of)?;
+        let port = match protocol {
+            Protocol::Postgres => Some(5432),
+            Protocol::Opaque => None,
+        };
+        if addresses.get_ref().is_empty() {
+            self.wrong(
+                addresses.span(),
+                "a target needs at least one address, such as [\"db.internal:5432\"]",
+            );
+        }
+        let addresses: Vec<TargetAddress> = addresses
+            .get_ref()
+            .iter()
+            .filter_map(|text| self.take(text, |t| value::address(t, port)))
+            .collect();
+        let environment = environment.as_ref().and_then(|t| self.take(t, value::name));
+        let tls = self.upstream_tls(tls.as_ref(), protocol, ca_file, server_name, &addresses);
+        Some(TargetConfig {
+            target: Target {
+                name: TargetName(shown.into()),
+                environment: Environment(environment.map_or_else(|| Arc::from("default"), Arc::from)),
+                labels,
+                protocol,
+                configured: true,
+            },
+            addresses,
+            tls,
+            credential: credential.and_then(|c| self.credential(c)),
+            columns: columns
+                .iter()
+                .filter_map(|(column, class)| self.column(column, class))
+                .collect(),
+            recording: recording
+                .as_ref()
+                .and_then(|t| self.take(t, recording_of))
+                .unwrap_or(RecordingLevel::Operations),
+            mode: mode.as_ref().and_then(|t| self.take(t, mode_of)),
+        })
+    }
+
+    fn upstream_tls(
+        &mut self,
+        tls: Option<&Text>,
+        protocol: Protocol,
+        ca_file: Option<PathBuf>,
+        server_name: Option<Text>,
+        addresses: &[TargetAddress],
+    ) -> UpstreamTls {
+        let verify = |reader: &Self| UpstreamTls::Verify {
+            ca_file: ca_file.map(|file| reader.path(file)),
+            server_name: server_name.map(Spanned::into_inner),
+        };
+        match (tls.map(Spanned::get_ref).map(String::as_str), protocol) {
+            (None, Protocol::Opaque) => UpstreamTls::Disabled,
+            (None | Some("verify"), _) => verify(self),
+            (Some("disabled"), _) => {
+                let loopback = |a: &TargetAddress| {
+                    a.host == "localhost" || a.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                };
+                if !addresses.iter().all(loopback) && protocol == Protocol::Postgres {
+                    let what = "tls = \"disabled\" would send the real password in the clear: it is accepted for loopback addresses only";
+                    self.wrong(tls.map_or(0..0, Spanned::span), what);
+                }
+                UpstreamTls::Disabled
+            }
+            (Some(other), _) => {
+                let what =
+                    format!("{other:?} is unknown: write tls = \"verify\" (or \"disabled\" on loopback)");
+                self.wrong(tls.map_or(0..0, Spanned::span), what);
+                UpstreamTls::Disabled
+            }
+        }
+    }
+
+    fn credential(&mut self, raw: Spanned<RawCredential>) -> Option<CredentialConfig> {
+        let span = raw.span();
+        let RawCredential {
+            user,
+            password_file,
+            password_env,
+            placeholder,
+        } = raw.into_inner();
+        let password = self.secret(span, password_file, password_env);
+        Some(CredentialConfig {
+            user: user.into_inner(),
+            password: password?,
+            placeholder: placeholder.map(Spanned::into_inner),
+        })
+    }
+
+    fn secret(
+        &mut self,
+        span: Range<usize>,
+        file: Option<PathBuf>,
+        env: Option<Text>,
+    ) -> Option<SecretSourceConfig> {
+        match (file, env) {
+            (Some(file), None) => Some(SecretSourceConfig::File(self.path(file))),
+            (None, Some(name)) => Some(SecretSourceConfig::Env(name.into_inner())),
+            (None, None) => {
+                self.wrong(
+                    span,
+                    "the password is missing: write password_file or password_env",
+                );
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.wrong(span, "write either password_file or password_env, not both");
+                None
+            }
+        }
+    }
+
+    fn column(&mut self, column: &Text, class: &Text) -> Option<ColumnClass> {
+        let parts: Vec<&str> = column.get_ref().split('.').collect();
+        let (schema, table, name) = match parts.as_slice() {
+            [table, name] => ("public", *table, *name),
+            [schema, table, name] => (*schema, *table, *name),
+            _ => {
+                let what = format!(
+                    "{:?} is no column: write \"table.column\" or \"schema.table.column\"",
+                    column.get_ref()
+                );
+                self.wrong(column.span(), what);
+                return None;
+            }
+        };
+        let class = self.take(class, |t| {
+            t.parse::<DataClass>().map_err(|error| error.to_string())
+        })?;
+        Some(ColumnClass {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            column: name.to_owned(),
+            class,
+        })
+    }
+
+    fn audit(&mut self, raw: RawAudit, state_dir: &Path) -> AuditConfig {
+        let RawAudit {
+            dir,
+            segment_bytes,
+            segment_age,
+            min_free_bytes,
+            clickhouse,
+        } = raw;
+        if let Some(bytes) = &segment_bytes
+            && *bytes.get_ref() < 64 * 1024
+        {
+            self.wrong(
+                bytes.span(),
+                "segment_bytes is too small: write at least 65536 (64 KiB)",
+            );
+        }
+        AuditConfig {
+            dir: dir.map_or_else(|| state_dir.join("audit"), |dir| self.path(dir)),
+            segment_bytes: segment_bytes.map_or(64 * 1024 * 1024, Spanned::into_inner),
+            segment_age: self.duration(segment_age.as_ref(), Duration::from_secs(300)),
+            min_free_bytes: min_free_bytes.unwrap_or(64 * 1024 * 1024),
+            clickhouse: clickhouse.and_then(|c| self.clickhouse(c)),
+        }
+    }
+
+    fn clickhouse(&mut self, raw: Spanned<RawClickHouse>) -> Option<ClickHouseConfig> {
+        let span = raw.span();
+        let RawClickHouse {
+            url,
+            database,
+            user,
+            password_file,
+            password_env,
+            batch_records,
+            batch_age,
+            legacy,
+        } = raw.into_inner();
+        if !url.get_ref().starts_with("http://") && !url.get_ref().starts_with("https://") {
+            let what = format!(
+                "{:?} is no ClickHouse URL: write http://host:8123 or https://host:8443",
+                url.get_ref()
+            );
+            self.wrong(url.span(), what);
+        }
+        let password = match (password_file, password_env) {
+            (None, None) => None,
+            (file, env) => Some(self.secret(span, file, env)?),
+        };
+        if let Some(records) = &batch_records
+            && *records.get_ref() == 0
+        {
+            self.wrong(records.span(), "batch_records is 0: write at least 1");
+        }
+        let or =
+            |text: Option<Text>, default: &str| text.map_or_else(|| default.to_owned(), Spanned::into_inner);
+        Some(ClickHouseConfig {
+            url: url.into_inner(),
+            database: or(database, "interdict"),
+            user: or(user, "default"),
+            password,
+            batch_records: batch_records.map_or(10_000, Spanned::into_inner).max(1),
+            batch_age: self.duration(batch_age.as_ref(), Duration::from_secs(1)),
+            legacy,
+        })
+    }
+
+    fn approval(&mut self, raw: &RawApproval) -> ApprovalConfig {
+        let RawApproval {
+            hold,
+            request_ttl,
+            grant_ttl,
+        } = raw;
+        ApprovalConfig {
+            hold: self.duration(hold.as_ref(), Duration::from_secs(30)),
+            request_ttl: self.duration(request_ttl.as_ref(), Duration::from_secs(24 * 3600)),
+            grant_ttl: self.duration(grant_ttl.as_ref(), Duration::from_secs(3600)),
+        }
+    }
+
+    fn masking(&mut self, raw: RawMasking) -> MaskingConfig {
+        let RawMasking { classes, overrides } = raw;
+        let class_of = |t: &str| t.parse::<DataClass>().map_err(|error| error.to_string());
+        let overrides = overrides
+            .iter()
+            .filter_map(|(class, strategy)| Some((self.take(class, class_of)?, strategy.get_ref().clone())))
+            .collect();
+        MaskingConfig {
+            classes: classes.map(|file| self.path(file)),
+            overrides,
+        }
+    }
+}
+
+fn mode_of(text: &str) -> Result<Mode, String> {
+    match text {
+        "enforce" => Ok(Mode::Enforce),
+        "observe" => Ok(Mode::Observe),
+        other => Err(format!("{other:?} is no mode: write \"enforce\" or \"observe\"")),
+    }
+}
+
+fn protocol_of(text: &str) -> Result<Protocol, String> {
+    match text {
+        "postgres" => Ok(Protocol::Postgres),
+        "opaque" => Ok(Protocol::Opaque),
+        other => Err(format!(
+            "{other:?} is no protocol that is known: write \"postgres\" or \"opaque\""
+        )),
+    }
+}
+
+fn recording_of(text: &str) -> Result<RecordingLevel, String> {
+    match text {
+        "metadata" => Ok(RecordingLevel::Metadata),
+        "operations" => Ok(RecordingLevel::Operations),
+        "full" => Ok(RecordingLevel::Full),
+        other => Err(format!(
+            "{other:?} is no recording level: write \"metadata\", \"operations\" or \"full\""
+        )),
+    }
+}

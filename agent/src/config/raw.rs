@@ -1,0 +1,114 @@
+//! The configuration file as people write it: every value with its place, nothing checked but its shape.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub(super) type Text = Spanned<String>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub mode: Option<Text>,
+    pub policies: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub issuer: Vec<RawIssuer>,
+    #[serde(default)]
+    pub target: Vec<RawTarget>,
+    pub audit: Option<RawAudit>,
+    pub approval: Option<RawApproval>,
+    pub masking: Option<RawMasking>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIssuer {
+    pub name: Text,
+    pub issuer: Text,
+    pub audience: Spanned<Vec<String>>,
+    pub jwks_file: Option<PathBuf>,
+    pub jwks_url: Option<Text>,
+    pub algorithms: Option<Vec<Text>>,
+    pub groups_claim: Option<Spanned<OneOrMany>>,
+    pub subject_claim: Option<Text>,
+    pub skew: Option<Text>,
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTarget {
+    pub name: Text,
+    pub protocol: Text,
+    pub addresses: Spanned<Vec<Text>>,
+    pub environment: Option<Text>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    pub tls: Option<Text>,
+    pub ca_file: Option<PathBuf>,
+    pub server_name: Option<Text>,
+    pub recording: Option<Text>,
+    pub mode: Option<Text>,
+    pub credential: Option<Spanned<RawCredential>>,
+    #[serde(default)]
+    pub columns: BTreeMap<Text, Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCredential {
+    pub user: Text,
+    pub password_file: Option<PathBuf>,
+    pub password_env: Option<Text>,
+    pub placeholder: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAudit {
+    pub dir: Option<PathBuf>,
+    pub segment_bytes: Option<Spanned<u64>>,
+    pub segment_age: Option<Text>,
+    pub min_free_bytes: Option<u64>,
+    pub clickhouse: Option<Spanned<RawClickHouse>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawClickHouse {
+    pub url: Text,
+    pub database: Option<Text>,
+    pub user: Option<Text>,
+    pub password_file: Option<PathBuf>,
+    pub password_env: Option<Text>,
+    pub batch_records: Option<Spanned<u32>>,
+    pub batch_age: Option<Text>,
+    #[serde(default)]
+    pub legacy: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApproval {
+    pub hold: Option<Text>,
+    pub request_ttl: Option<Text>,
+    pub grant_ttl: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMasking {
+    pub classes: Option<PathBuf>,
+    #[serde(default)]
+    pub overrides: BTreeMap<Text, Text>,
+}

@@ -1,0 +1,157 @@
+//! Configurations, right and wrong.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+const WHOLE: &str = r#"
+mode = "enforce"
+state_dir = "state"
+
+[[issuer]]
+name = "corp"
+issuer = "https://id.example"
+audience = ["interdict"]
+groups_claim = ["realm_access", "roles"]
+
+[[issuer]]
+name = "cluster"
+issuer = "https://cluster.example"
+audience = ["interdict"]
+jwks_file = "cluster.jwks"
+algorithms = ["RS256"]
+
+[[target]]
+name = "shop"
+protocol = "postgres"
+addresses = ["db.internal", "10.0.0.7:5433", "[2001:db8::7]:5432"]
+environment = "prod"
+ca_file = "db-ca.pem"
+[target.credential]
+user = "app"
+password_file = "app.password"
+[target.columns]
+"customers.email" = "pii.email"
+"sales.orders.card" = "pci.card"
+
+[audit.clickhouse]
+url = "http://localhost:8123"
+password_env = "CH_PASSWORD"
+
+[approval]
+hold = "2m"
+"#;
+
+#[test]
+fn a_whole_file_is_read() {
+    let config = parse(WHOLE, Path::new("/etc/interdict/interdict.toml")).expect("valid");
+    assert_eq!(config.state_dir, Path::new("/etc/interdict/state"));
+    assert_eq!(config.issuers.len(), 2);
+    assert_eq!(config.issuers[0].keys, KeySource::Discovery);
+    assert_eq!(
+        config.issuers[1].keys,
+        KeySource::File("/etc/interdict/cluster.jwks".into())
+    );
+    let target = &config.targets[0];
+    let ports: Vec<u16> = target.addresses.iter().map(|a| a.port).collect();
+    assert_eq!(ports, [5432, 5433, 5432]);
+    assert_eq!(target.columns.len(), 2);
+    assert_eq!(config.approval.hold, Duration::from_secs(120));
+    assert_eq!(config.audit.dir, Path::new("/etc/interdict/state/audit"));
+}
+
+#[test]
+fn without_a_file_everything_is_safe() {
+    let config = defaults();
+    assert_eq!(config.mode, Mode::Enforce);
+    assert!(config.targets.is_empty() && config.issuers.is_empty());
+}
+
+/// Each mistake is named with its line, and the text says what to write.
+#[test]
+fn mistakes_name_their_line_and_the_fix() {
+    let table: &[(&str, usize, &str)] = &[
+        ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
+        ("\nmodus = \"enforce\"\n", 2, "unknown field"),
+        ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),
+        (
+            "[[issuer]]\nname = \"a\"\nissuer = \"http://id.example\"\naudience = [\"x\"]\n",
+            3,
+            "https://",
+        ),
+        (
+            "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = []\n",
+            4,
+            "at least one",
+        ),
+        (
+            "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\nalgorithms = [\"HS256\"]\n",
+            5,
+            "RS256",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"telnet\"\naddresses = [\"a:1\"]\n",
+            3,
+            "\"postgres\"",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a:x\"]\n",
+            4,
+            "host:port",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"opaque\"\naddresses = [\"a\"]\n",
+            4,
+            "host:port",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\ntls = \"disabled\"\n",
+            5,
+            "loopback",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\nuser = \"u\"\n",
+            5,
+            "password_file or password_env",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"email\" = \"pii.email\"\n",
+            6,
+            "table.column",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"t.email\" = \"PII\"\n",
+            6,
+            "pii.email",
+        ),
+    ];
+    for (text, line, fix) in table {
+        let errors = parse(text, Path::new("interdict.toml")).expect_err(text);
+        let shown = errors.to_string();
+        assert!(
+            errors.mistakes.iter().any(|m| m.line == Some(*line)),
+            "{text}\n{shown}"
+        );
+        assert!(shown.contains(fix), "{text}\n{shown}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once() {
+    let text = "mode = \"off\"\n[approval]\nhold = \"soon\"\nrequest_ttl = \"-1s\"\n";
+    let errors = parse(text, Path::new("interdict.toml")).expect_err("wrong");
+    let lines: Vec<_> = errors.mistakes.iter().filter_map(|m| m.line).collect();
+    assert_eq!(lines, [1, 3, 4]);
+}
+
+#[test]
+fn one_address_is_one_target() {
+    let text = "[[target]]\nname = \"a\"\nprotocol = \"postgres\"\naddresses = [\"h\"]\n\
+                [[target]]\nname = \"b\"\nprotocol = \"postgres\"\naddresses = [\"H:5432\"]\n";
+    let errors = parse(text, Path::new("interdict.toml")).expect_err("wrong");
+    assert!(
+        errors.to_string().contains("one address is one target"),
+        "{errors}"
+    );
+}

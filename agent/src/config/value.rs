@@ -1,0 +1,112 @@
+//! Single values: durations, addresses, names.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::types::TargetAddress;
+
+/// A duration as people write it: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no duration: write a whole number and a unit, such as \"30s\", \"5m\", \"12h\" or \"90d\""
+        )
+    };
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_not_a_number| wrong())?;
+    let millis = match unit.trim() {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    };
+    millis
+        .and_then(|unit| number.checked_mul(unit))
+        .map(Duration::from_millis)
+        .ok_or_else(wrong)
+}
+
+/// `host:port`, `address:port` or `[v6]:port`; without a port, `default_port`.
+pub(super) fn address(text: &str, default_port: Option<u16>) -> Result<TargetAddress, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no address: write host:port, such as \"db.internal:5432\" or \"[2001:db8::7]:5432\""
+        )
+    };
+    if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
+        return Ok(TargetAddress {
+            host: socket.ip().to_string(),
+            port: socket.port(),
+        });
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => {
+            (host, Some(port.parse::<u16>().map_err(|_not_a_port| wrong())?))
+        }
+        Some(_) => (text, None),
+        None => (text, None),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let valid = host.parse::<IpAddr>().is_ok() || is_dns_name(host);
+    match (valid, port.or(default_port)) {
+        (true, Some(port)) if port != 0 => Ok(TargetAddress {
+            host: host.to_ascii_lowercase(),
+            port,
+        }),
+        _ => Err(wrong()),
+    }
+}
+
+/// Letters, digits, `-` and `_` in labels of at most 63, 253 in all (RFC 1123, with the underscore that people use).
+fn is_dns_name(text: &str) -> bool {
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && l.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text.len() <= 253 && text.trim_end_matches('.').split('.').all(label)
+}
+
+/// A short name for configured things: what records and policies carry.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !text.is_empty() && text.len() <= 64 && text.bytes().all(fine) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is no name: use at most 64 letters, digits, `-`, `_` and `.`"
+        ))
+    }
+}
+
+/// Whether a key set may be fetched from there: `https`, or `http` on loopback.
+pub(super) fn fetchable(url: &str) -> Result<(), String> {
+    if let Some(rest) = url.strip_prefix("https://") {
+        return if rest.is_empty() {
+            Err(format!("{url:?} has no host"))
+        } else {
+            Ok(())
+        };
+    }
+    let host = url
+        .strip_prefix("http://")
+        .map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
+    let bare = host.map(|h| {
+        h.rsplit_once(':')
+            .map_or(h, |(before, _port)| before)
+            .trim_matches(['[', ']'])
+    });
+    let loopback =
+        bare.is_some_and(|h| h == "localhost" || h.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+    if loopback {
+        Ok(())
+    } else {
+        Err(format!(
+            "{url:?} is not safe: write an https:// URL (http:// only on loopback)"
+        ))
+    }
+}
