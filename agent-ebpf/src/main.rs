@@ -1,4 +1,14 @@
-//! The hooks: thin shells around `interdict_ebpf::verdict`.
+//! The hooks: thin shells around `interdict_ebpf::verdict`. Built by `cargo xtask ebpf` for `bpfel-unknown-none`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod hooks;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,8 +1,10 @@
-//! From an accepted socket to a connection with a process, a target and a protocol; TLS; dialling.
+//! From an accepted socket to a connection with a process and a target; TLS; dialling.
 
 mod accept;
 mod dial;
+mod targets;
 pub mod tls;
 
-pub use accept::Connection;
+pub use accept::{Accepted, Acceptor, Connection, reset};
 pub use dial::{DialError, dial};
+pub use targets::Targets;

@@ -1,5 +1,20 @@
 //! Everything that touches the kernel: hooks, maps, listeners, the governed cgroup. The only privileged room.
 
+mod btf;
+mod cgroup;
+mod denials;
+mod error;
 mod flow;
+mod hooks;
+mod launch;
+mod listeners;
+mod pins;
+mod process;
+mod sys;
 
+pub use cgroup::RunCgroup;
+pub use denials::{Denial, Denials};
+pub use error::GuardError;
 pub use flow::{Flow, FlowSource};
+pub use hooks::{Features, Guard};
+pub use launch::{Identity, LaunchSpec, Launched, launch, launched_main};

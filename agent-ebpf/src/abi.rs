@@ -1,0 +1,195 @@
+//! Map keys, map values and events.
+
+/// An IPv6 address, or an IPv4 address in its v4-mapped form (`::ffff:a.b.c.d`), and a port in host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The address, most significant byte first.
+    pub ip: [u8; 16],
+    /// The port, host order.
+    pub port: u16,
+    /// Always zero.
+    pub pad: [u8; 6],
+}
+
+impl Address {
+    /// An IPv4 address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4(ip: [u8; 4], port: u16) -> Self {
+        let [a, b, c, d] = ip;
+        Self {
+            ip: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+            port,
+            pad: [0; 6],
+        }
+    }
+
+    /// An IPv6 address, which may be a v4-mapped one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v6(ip: [u8; 16], port: u16) -> Self {
+        Self {
+            ip,
+            port,
+            pad: [0; 6],
+        }
+    }
+
+    /// Whether it is an IPv4 address in its v4-mapped form.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_v4_mapped(&self) -> bool {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, _, _, _, _] = self.ip;
+        (a | b | c | d | e | f | g | h | i | j) == 0 && k == 0xff && l == 0xff
+    }
+}
+
+/// The agent's listeners in one network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// Port on 127.0.0.1; 0 for none.
+    pub v4_port: u16,
+    /// Port on `::1`; 0 for none.
+    pub v6_port: u16,
+    /// Always zero.
+    pub pad: u32,
+}
+
+/// What names one redirected connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// The process's end.
+    pub peer: Address,
+    /// The agent's end.
+    pub listener: Address,
+}
+
+/// Who acts, as the kernel knows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Thread group id.
+    pub tgid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// The label that the process inherited; 0 for none.
+    pub label: u32,
+    /// Cgroup (v2) id.
+    pub cgroup: u64,
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// The process's own word, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// What a process meant when it connected.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowValue {
+    /// Who.
+    pub identity: Identity,
+    /// Where to.
+    pub original: Address,
+}
+
+/// What the agent tells the hooks; the only entry of its map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// When the agent was last alive, in nanoseconds of `CLOCK_BOOTTIME`; 0 before it is ready.
+    pub heartbeat_ns: u64,
+}
+
+/// A hook that can deny.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `connect4`, `connect6`.
+    Connect = 1,
+    /// `sendmsg4`, `sendmsg6`.
+    SendMsg = 2,
+    /// `sock_create`.
+    SockCreate = 3,
+    /// `bind4`, `bind6`.
+    Bind = 4,
+    /// `sock_ops`.
+    SockOps = 5,
+}
+
+/// Something was denied.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DenialEvent {
+    /// Who.
+    pub identity: Identity,
+    /// Where to; zero for a socket that was not created.
+    pub destination: Address,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// A [`crate::Reason`].
+    pub reason: u8,
+    /// Always zero.
+    pub pad: [u8; 2],
+    /// For a socket that was not created: its type and protocol.
+    pub socket_type: u16,
+    /// See `socket_type`.
+    pub protocol: u16,
+}
+
+/// Index into the map of counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Denials that the ring buffer had no room for.
+    DenialsLost = 0,
+    /// Connections denied because the flow table was full.
+    FlowsFull = 1,
+    /// Connections redirected.
+    Redirected = 2,
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+}
+
+const _: () = {
+    assert!(size_of::<Address>() == 24);
+    assert!(size_of::<Listener>() == 8);
+    assert!(size_of::<FlowKey>() == 56);
+    assert!(size_of::<Identity>() == 48);
+    assert!(size_of::<FlowValue>() == 72);
+    assert!(size_of::<State>() == 8);
+    assert!(size_of::<DenialEvent>() == 80);
+};
+
+#[cfg(feature = "user")]
+#[expect(
+    unsafe_code,
+    reason = "a marker that aya asks for: these types cross the maps"
+)]
+mod pod {
+    use super::{Address, DenialEvent, FlowKey, FlowValue, Identity, Listener, State};
+
+    // SAFETY: repr(C), Copy, every byte named (see the size assertions), any bit pattern valid.
+    unsafe impl aya::Pod for Address {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Listener {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Identity {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FlowValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for State {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for DenialEvent {}
+}

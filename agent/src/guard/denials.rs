@@ -1,0 +1,159 @@
+//! What the hooks denied, as it happens.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use aya::maps::{MapData, RingBuf};
+use interdict_ebpf::{DenialEvent, Hook, Reason};
+use tokio::io::unix::AsyncFd;
+
+use crate::model::{OriginalDst, Process};
+
+use super::process::{enrich, socket_address};
+
+/// Something that a hook denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Which hook.
+    pub hook: &'static str,
+    /// Who.
+    pub process: Process,
+    /// Where to, where there is such a thing.
+    pub original: Option<OriginalDst>,
+    /// Why.
+    pub reason: String,
+}
+
+/// The stream of denials.
+pub struct Denials {
+    ring: AsyncFd<Ring>,
+}
+
+impl std::fmt::Debug for Denials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Denials")
+    }
+}
+
+struct Ring(RingBuf<MapData>);
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Denials {
+    pub(super) fn new(ring: RingBuf<MapData>) -> std::io::Result<Self> {
+        Ok(Self {
+            ring: AsyncFd::register_with_interest(Ring(ring), tokio::io::Interest::READABLE)?,
+        })
+    }
+
+    /// The next denial; `None` when the ring can no longer be read. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Denial> {
+        loop {
+            let mut ready = self.ring.readable_mut().await.ok()?;
+            if let Some(item) = ready.get_inner_mut().0.next() {
+                if let Some(denial) = read(&item) {
+                    return Some(denial);
+                }
+                continue;
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+/// The event's fields in the order of `interdict_ebpf::DenialEvent`.
+fn read(bytes: &[u8]) -> Option<Denial> {
+    let event = parse(bytes)?;
+    let hook = match event.hook {
+        n if n == Hook::Connect as u8 => "connect",
+        n if n == Hook::SendMsg as u8 => "sendmsg",
+        n if n == Hook::SockCreate as u8 => "sock_create",
+        n if n == Hook::Bind as u8 => "bind",
+        _ => "sock_ops",
+    };
+    let original = (event.destination.ip != [0; 16]).then(|| OriginalDst(socket_address(&event.destination)));
+    Some(Denial {
+        hook,
+        process: enrich(&event.identity),
+        original,
+        reason: reason(&event),
+    })
+}
+
+fn reason(event: &DenialEvent) -> String {
+    match Reason::from_number(event.reason) {
+        Some(Reason::NoHeartbeat) => "the agent was not alive".into(),
+        Some(Reason::NoListener) => "the agent does not listen in this network namespace".into(),
+        Some(Reason::Udp) => "UDP goes to the configured resolvers only".into(),
+        Some(Reason::Protocol) => {
+            format!(
+                "a socket of type {} and protocol {} cannot be governed",
+                event.socket_type, event.protocol
+            )
+        }
+        Some(Reason::FlowsFull) => "the flow table was full".into(),
+        Some(Reason::AgentPort) => "the port is the agent's".into(),
+        Some(Reason::NoStorage) => "the kernel had no memory for the socket".into(),
+        None => format!("reason {}", event.reason),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<DenialEvent> {
+    let mut fields = Fields(bytes);
+    let identity = interdict_ebpf::Identity {
+        tgid: fields.u32()?,
+        uid: fields.u32()?,
+        gid: fields.u32()?,
+        label: fields.u32()?,
+        cgroup: fields.u64()?,
+        netns: fields.u64()?,
+        comm: fields.array()?,
+    };
+    let destination = interdict_ebpf::Address {
+        ip: fields.array()?,
+        port: fields.u16()?,
+        pad: fields.array()?,
+    };
+    let [hook, reason] = fields.array()?;
+    let pad = fields.array()?;
+    Some(DenialEvent {
+        identity,
+        destination,
+        hook,
+        reason,
+        pad,
+        socket_type: fields.u16()?,
+        protocol: fields.u16()?,
+    })
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_ne_bytes)
+    }
+}

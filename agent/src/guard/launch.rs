@@ -1,0 +1,180 @@
+//! Starting the command inside the governed cgroup.
+//!
+//! The agent starts itself once more (`interdict __launch`). That child joins the cgroup, stops itself, is labelled and
+//! continued by the agent, and only then becomes the command: no instruction of the command runs ungoverned, and no
+//! descriptor is handed down for it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tokio::process::{Child, Command};
+
+use super::cgroup::RunCgroup;
+use super::error::GuardError;
+use super::hooks::Guard;
+
+/// The label of a run's processes.
+const RUN_LABEL: u32 = 1;
+/// As shells do: the command was found and could not be run.
+const NOT_RUNNABLE: i32 = 126;
+/// As shells do: the command was not found.
+const NOT_FOUND: i32 = 127;
+
+/// Whom the command runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// All groups.
+    pub groups: Vec<u32>,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct LaunchSpec {
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// Whom it runs as; `None`: as the agent.
+    pub identity: Option<Identity>,
+    /// Variables to set.
+    pub set: Vec<(OsString, OsString)>,
+    /// Variables to remove.
+    pub removed: Vec<OsString>,
+}
+
+/// A started command.
+#[derive(Debug)]
+pub struct Launched {
+    /// The process; standard input, output and error are the agent's own.
+    pub child: Child,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// Starts the command in the cgroup's `workload`, labelled before its first instruction.
+///
+/// # Errors
+/// Where it cannot be started. Nothing of the command has run then.
+pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> Result<Launched, GuardError> {
+    let name = spec
+        .command
+        .first()
+        .map(|c| c.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let failed = |source| GuardError::Launch {
+        command: name.clone(),
+        source,
+    };
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("__launch").arg("--procs").arg(cgroup.procs());
+    if let Some(Identity { uid, gid, groups }) = &spec.identity {
+        let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+        command.args([
+            "--uid",
+            &uid.to_string(),
+            "--gid",
+            &gid.to_string(),
+            "--groups",
+            &groups.join(","),
+        ]);
+    }
+    command.arg("--").args(&spec.command);
+    for name in &spec.removed {
+        command.env_remove(name);
+    }
+    command.envs(spec.set);
+    let child = command.spawn().map_err(failed)?;
+    let pid = child.id().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    wait_stopped(pid).await.map_err(failed)?;
+    guard.label(pid, RUN_LABEL)?;
+    signal(pid, Signal::CONT).map_err(failed)?;
+    Ok(Launched { child, pid })
+}
+
+/// Waits until the child has stopped itself; an error when it ended instead.
+async fn wait_stopped(pid: u32) -> io::Result<()> {
+    let pid = raw(pid)?;
+    let waiting = tokio::task::spawn_blocking(move || {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), options).map_err(io::Error::from)
+    });
+    match waiting.await.map_err(io::Error::other)?? {
+        Some(status) if status.stopped() => Ok(()),
+        _ => Err(io::Error::other(
+            "it could not join the governed cgroup (its message is above)",
+        )),
+    }
+}
+
+/// Sends a signal to a process that the agent started.
+///
+/// # Errors
+/// Where it is gone.
+fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    Ok(kill_process(raw(pid)?, signal)?)
+}
+
+fn raw(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// The child's side: joins, waits for the agent's go, drops to the user, becomes the command. Returns only on failure:
+/// the exit status and what to print.
+#[must_use]
+pub fn launched_main(procs: &Path, identity: Option<&Identity>, command: &[OsString]) -> (i32, String) {
+    let Some((program, arguments)) = command.split_first() else {
+        return (NOT_FOUND, "no command was given".into());
+    };
+    if let Err(error) = join(procs) {
+        return (NOT_RUNNABLE, format!("cannot join {}: {error}", procs.display()));
+    }
+    if let Err(error) = identity.map_or(Ok(()), become_user) {
+        return (
+            NOT_RUNNABLE,
+            format!("cannot change to user {}: {error}", identity.map_or(0, |i| i.uid)),
+        );
+    }
+    let error = std::process::Command::new(program).args(arguments).exec();
+    let status = if error.kind() == io::ErrorKind::NotFound {
+        NOT_FOUND
+    } else {
+        NOT_RUNNABLE
+    };
+    (
+        status,
+        format!(
+            "{}: {error}",
+            PathBuf::from(std::ffi::OsStr::from_bytes(program.as_bytes())).display()
+        ),
+    )
+}
+
+fn join(procs: &Path) -> io::Result<()> {
+    // Should the agent die in between, nobody would continue this process.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    fs::write(procs, "0")?;
+    kill_process(rustix::process::getpid(), Signal::STOP)?;
+    rustix::process::set_parent_process_death_signal(None)?;
+    Ok(())
+}
+
+fn become_user(identity: &Identity) -> nix::Result<()> {
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // A set-user-id program would be root again, and root can undo the guard.
+    rustix::thread::set_no_new_privs(true).map_err(|error| nix::Error::from_raw(error.raw_os_error()))
+}

@@ -1,0 +1,31 @@
+//! The only unsafe code of the agent: system calls that no library wraps.
+#![expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::model::NetnsCookie;
+
+/// `SO_NETNS_COOKIE` (Linux 5.14, include/uapi/asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of the network namespace that `socket` lives in.
+pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<NetnsCookie> {
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::from(8u8);
+    // SAFETY: the descriptor is open for the call, the buffer is eight bytes and lives on this stack, the length says so.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(NetnsCookie(cookie))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
