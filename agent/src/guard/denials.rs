@@ -1,6 +1,6 @@
 //! What the hooks denied, as it happens.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{MapData, RingBuf};
 use interdict_ebpf::{DenialEvent, Hook, Reason};
@@ -9,6 +9,7 @@ use tokio::io::unix::AsyncFd;
 use crate::model::{OriginalDst, Process};
 
 use super::process::{enrich, socket_address};
+use super::sys;
 
 /// Something that a hook denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,16 +43,13 @@ impl AsRawFd for Ring {
     }
 }
 
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+// The ring buffer keeps its map's descriptor until it is dropped.
+impl sys::OwnsDescriptor for Ring {}
 
 impl Denials {
     pub(super) fn new(ring: RingBuf<MapData>) -> std::io::Result<Self> {
         Ok(Self {
-            ring: AsyncFd::register_with_interest(Ring(ring), tokio::io::Interest::READABLE)?,
+            ring: sys::readable(Ring(ring))?,
         })
     }
 

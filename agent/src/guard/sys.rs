@@ -1,8 +1,11 @@
 //! The only unsafe code of the agent: system calls that no library wraps.
-#![expect(unsafe_code, reason = "SO_NETNS_COOKIE has no safe wrapper")]
+#![expect(unsafe_code, reason = "SO_NETNS_COOKIE and readiness have no safe wrapper")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::model::NetnsCookie;
 
@@ -29,3 +32,12 @@ pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<NetnsCookie> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Readiness of a descriptor that `owner` owns for as long as it lives.
+pub(super) fn readable<T: OwnsDescriptor>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: an `OwnsDescriptor` keeps its descriptor open and the same until it is dropped, and `AsyncFd` owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }?)
+}
+
+/// A value that owns one descriptor and never replaces or closes it before it is dropped.
+pub(super) trait OwnsDescriptor: AsRawFd {}
