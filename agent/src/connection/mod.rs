@@ -2,9 +2,11 @@
 
 mod accept;
 mod dial;
+mod stream;
 mod targets;
 pub mod tls;
 
 pub use accept::{Accepted, Acceptor, Connection, reset};
 pub use dial::{DialError, dial};
+pub use stream::Stream;
 pub use targets::Targets;

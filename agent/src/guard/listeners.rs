@@ -16,7 +16,7 @@ const BACKLOG: i32 = 4096;
 /// The listeners of the namespace that the agent itself runs in: 127.0.0.1 and, where there is IPv6, `::1`, on ports
 /// that the kernel chose. Never `SO_REUSEPORT`: another process of the same user could share the port.
 #[derive(Debug)]
-pub struct Listeners {
+pub(super) struct Listeners {
     pub(super) netns: NetnsCookie,
     pub(super) sockets: Vec<(TcpListener, ListenerAddr)>,
 }

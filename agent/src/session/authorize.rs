@@ -46,6 +46,14 @@ impl<R> Permit<R> {
         self.outcome.operation()
     }
 
+    /// Gives the permit back unused: the request is not forwarded after all.
+    pub fn withdraw(self, why: &str) {
+        self.outcome.finish(crate::model::Outcome::bare(
+            crate::model::OutcomeStatus::Cancelled,
+            why,
+        ));
+    }
+
     pub(in crate::session) fn into_parts(self) -> (R, InFlight) {
         let Self {
             request,

@@ -31,6 +31,21 @@ pub struct Rooms {
     pub hold: std::time::Duration,
 }
 
+impl Rooms {
+    /// Records a connection that ended before it became a session.
+    pub async fn record_unopened(&self, process: Arc<Process>, original: OriginalDst, reason: String) {
+        let event = Event::ConnectionRefused {
+            run: self.run,
+            process: Some(process),
+            original: Some(original),
+            reason,
+        };
+        if let Err(error) = self.audit.post(event).await {
+            tracing::error!(%error, "a failed opening could not be recorded");
+        }
+    }
+}
+
 /// A connection with its process, its principal and its target.
 #[derive(Debug)]
 pub struct Session {
@@ -79,6 +94,26 @@ impl Session {
     #[must_use]
     pub fn target(&self) -> &TargetConfig {
         &self.target
+    }
+
+    /// A text as records and approvers see it: everything sensitive masked.
+    #[must_use]
+    pub fn shown(&self, text: &[u8]) -> String {
+        let plan = self.masks_nothing_revealed();
+        let mut masked = bytes::BytesMut::new();
+        let mut counts = crate::model::MaskCounts::default();
+        let shown = match plan.text(None, text, &mut masked, &mut counts) {
+            crate::mask::CellMask::Unchanged => text,
+            crate::mask::CellMask::Replaced => &masked,
+            crate::mask::CellMask::Null => b"[masked]",
+        };
+        String::from_utf8_lossy(shown).into_owned()
+    }
+
+    /// The plan for what belongs to no operation (notices, log-in errors): nothing is revealed.
+    #[must_use]
+    pub fn masks_nothing_revealed(&self) -> crate::mask::MaskPlan {
+        self.rooms.masks.plan(&std::collections::BTreeSet::new())
     }
 
     /// Records the end.

@@ -27,6 +27,8 @@ pub struct InFlight {
 pub struct Upstream<W> {
     writer: W,
     buffer: BytesMut,
+    // Written to the stream, not yet flushed by it (TLS keeps records back).
+    unflushed: bool,
 }
 
 impl<W: AsyncWrite + Unpin> Upstream<W> {
@@ -35,6 +37,7 @@ impl<W: AsyncWrite + Unpin> Upstream<W> {
         Self {
             writer,
             buffer: BytesMut::with_capacity(16 * 1024),
+            unflushed: false,
         }
     }
 
@@ -67,11 +70,20 @@ impl<W: AsyncWrite + Unpin> Upstream<W> {
     /// The socket's.
     pub async fn flush(&mut self) -> std::io::Result<()> {
         while !self.buffer.is_empty() {
+            self.unflushed = true;
             if self.writer.write_buf(&mut self.buffer).await? == 0 {
                 return Err(std::io::ErrorKind::WriteZero.into());
             }
         }
-        self.writer.flush().await
+        self.writer.flush().await?;
+        self.unflushed = false;
+        Ok(())
+    }
+
+    /// Whether `flush` has anything to do.
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        self.unflushed || !self.buffer.is_empty()
     }
 
     /// Closes the writing half after what is buffered.

@@ -47,6 +47,12 @@ const HARMLESS_SETTINGS: [&str; 30] = [
     "work_mem",
 ];
 
+/// Whether anybody may change the setting `name` (lower case) for a session.
+#[must_use]
+pub fn is_harmless_setting(name: &str) -> bool {
+    HARMLESS_SETTINGS.contains(&name) || name == "search_path"
+}
+
 /// Reads one statement.
 pub(super) fn statement(root: Node<'_>) -> Result<Statement, NotUnderstood> {
     let node = match root {

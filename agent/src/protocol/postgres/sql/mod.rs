@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::model::StatementFacts;
 
+pub use classify::is_harmless_setting;
 pub use lineage::Outputs;
 
 /// Longest text that is read, in bytes.

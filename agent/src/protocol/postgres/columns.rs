@@ -1,0 +1,130 @@
+//! Result columns: what the server says of them, and what is masked in them.
+
+use crate::model::DataClass;
+
+use super::catalogue::Protected;
+use super::frame::{Frame, FrameError};
+use super::sql::Outputs;
+
+/// One column of a `RowDescription`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    /// The table that it comes from; 0 for an expression.
+    pub(super) table: u32,
+    /// Its number there.
+    pub(super) number: i16,
+    /// Its type.
+    pub(super) type_oid: u32,
+    /// 0 text, 1 binary (as described; a portal may say otherwise).
+    pub(super) format: i16,
+}
+
+/// Reads a `RowDescription`.
+pub(super) fn describe(frame: &Frame) -> Result<Vec<Column>, FrameError> {
+    let mut fields = frame.fields();
+    let count = fields.count()?;
+    let mut columns = Vec::with_capacity(count);
+    for _ in 0..count {
+        fields.raw_text()?;
+        let (table, number, type_oid) = (fields.u32()?, fields.i16()?, fields.u32()?);
+        fields.take(6)?;
+        columns.push(Column {
+            table,
+            number,
+            type_oid,
+            format: fields.i16()?,
+        });
+    }
+    fields.end()?;
+    Ok(columns)
+}
+
+/// How a type's values are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Text in both formats: masked in place.
+    Text,
+    /// `jsonb`: text with a version byte before it in binary.
+    Jsonb,
+    /// A number that may be a card: looked at as digits, masked by NULL.
+    Int8,
+    /// As above.
+    Numeric,
+    /// Too short or too plain to hold anything: left alone unless declared.
+    Plain,
+    /// Anything else: looked at as bytes, masked by NULL.
+    Other,
+}
+
+impl Shape {
+    /// By type number (`pg_type.dat`).
+    pub(super) const fn of(type_oid: u32) -> Self {
+        match type_oid {
+            // char name text json xml unknown bpchar varchar cstring
+            18 | 19 | 25 | 114 | 142 | 705 | 1042 | 1043 | 2275 => Self::Text,
+            3802 => Self::Jsonb,
+            20 => Self::Int8,
+            1700 => Self::Numeric,
+            // bool int2 int4 oid float4 float8 date time timestamp timestamptz interval timetz uuid void xid xid8 money
+            16 | 21 | 23 | 26 | 28 | 700 | 701 | 790 | 1082 | 1083 | 1114 | 1184 | 1186 | 1266 | 2278
+            | 2950 | 5069 => Self::Plain,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What is done with one result column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ColumnPlan {
+    /// Its declared or inherited class.
+    pub(super) class: Option<DataClass>,
+    /// How its values are looked at.
+    pub(super) shape: Shape,
+    /// Whether its values come in binary.
+    pub(super) binary: bool,
+}
+
+/// The plan for every column: declared classes by the server's numbers, inherited ones by lineage.
+pub(super) fn plan(
+    columns: &[Column],
+    formats: Option<&[i16]>,
+    outputs: Option<&Outputs>,
+    protected: &Protected,
+) -> Vec<ColumnPlan> {
+    let format = |at: usize, described: i16| match formats {
+        None => described,
+        Some([]) => 0,
+        Some([all]) => *all,
+        Some(each) => each.get(at).copied().unwrap_or(0),
+    };
+    columns
+        .iter()
+        .enumerate()
+        .map(|(at, column)| ColumnPlan {
+            class: class(at, column, outputs, protected).cloned(),
+            shape: Shape::of(column.type_oid),
+            binary: format(at, column.format) != 0,
+        })
+        .collect()
+}
+
+fn class<'a>(
+    at: usize,
+    column: &Column,
+    outputs: Option<&Outputs>,
+    protected: &'a Protected,
+) -> Option<&'a DataClass> {
+    if protected.is_empty() {
+        return None;
+    }
+    if column.table != 0 {
+        return protected.class(column.table, column.number);
+    }
+    match outputs {
+        Some(outputs) => protected
+            .class_of_names(outputs.behind(at))
+            .or_else(|| outputs.whole_rows.then(|| protected.any()).flatten()),
+        // Nothing is known of the expression: the worst is assumed.
+        None => protected.any(),
+    }
+}

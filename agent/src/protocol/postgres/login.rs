@@ -1,0 +1,230 @@
+//! Logging in to the target with the real credential.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::connection::tls::UpstreamVerifier;
+use crate::connection::{DialError, Stream, dial};
+use crate::credential::{Credential, CredentialError};
+use crate::model::UpstreamAddr;
+use crate::session::{AgentSpeech, Upstream};
+
+use super::frame::{self, Frame, FrameError, MAX_FROM_TARGET};
+
+/// Why the target could not be logged in to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoginError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Tls(#[from] crate::connection::tls::TlsError),
+    #[error("the target does not offer TLS: set tls = \"disabled\" for it only if it is on loopback")]
+    NoTls,
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error("the target asks for a password, and none is configured for it: add [target.credential]")]
+    NoCredential,
+    #[error("the target asks for {0}, which Interdict does not speak")]
+    Method(String),
+    #[error("the target's log-in exchange is wrong: {0}")]
+    Exchange(String),
+    #[error("the target broke off: {0}")]
+    Io(#[from] std::io::Error),
+    /// The target's own error response, for the process (masked).
+    #[error("the target refused the log-in")]
+    Refused(Frame),
+}
+
+impl From<FrameError> for LoginError {
+    fn from(error: FrameError) -> Self {
+        Self::Exchange(error.to_string())
+    }
+}
+
+/// A session with the target, ready for its first query.
+pub(super) struct LoggedIn {
+    pub(super) stream: Stream,
+    /// Bytes that came after `ReadyForQuery`.
+    pub(super) rest: BytesMut,
+    /// The parameter reports, as frames.
+    pub(super) reports: Vec<Frame>,
+    /// The target's own key for cancelling: process number and key.
+    pub(super) cancel: (u32, Bytes),
+}
+
+/// Dials and logs in.
+pub(super) async fn log_in(
+    address: UpstreamAddr,
+    tls: Option<&UpstreamVerifier>,
+    credential: Option<&Credential>,
+    parameters: &BTreeMap<String, String>,
+) -> Result<LoggedIn, LoginError> {
+    let mut stream = dial_tls(address, tls).await?;
+    let mut buffer = BytesMut::new();
+    let pairs = parameters.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    frontend::startup_message(pairs, &mut buffer)?;
+    say(&mut stream, AgentSpeech::start_up(buffer.split().freeze())).await?;
+    authenticate(
+        &mut stream,
+        &mut buffer,
+        parameters.get("user").map_or("", String::as_str),
+        credential,
+    )
+    .await?;
+    let mut reports = Vec::new();
+    let mut cancel = (0, Bytes::new());
+    loop {
+        let frame = next(&mut stream, &mut buffer).await?;
+        match frame.kind() {
+            b'S' => reports.push(frame),
+            b'K' => {
+                let mut fields = frame.fields();
+                cancel = (fields.u32()?, Bytes::copy_from_slice(fields.rest()));
+            }
+            b'N' => {}
+            b'Z' => {
+                return Ok(LoggedIn {
+                    stream,
+                    rest: buffer,
+                    reports,
+                    cancel,
+                });
+            }
+            b'E' => return Err(LoginError::Refused(frame)),
+            other => {
+                return Err(LoginError::Exchange(format!(
+                    "unexpected message {:?}",
+                    char::from(other)
+                )));
+            }
+        }
+    }
+}
+
+/// Dials, and asks for TLS where the target must have it.
+pub(super) async fn dial_tls(
+    address: UpstreamAddr,
+    tls: Option<&UpstreamVerifier>,
+) -> Result<Stream, LoginError> {
+    let mut tcp = dial(address).await?;
+    let Some(verifier) = tls else {
+        return Ok(Stream::Plain(tcp));
+    };
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    tcp.write_all(&request).await?;
+    // Exactly one byte, so that nothing sent before TLS is taken for the server's.
+    match tcp.read_u8().await? {
+        b'S' => Ok(Stream::Target(Box::new(verifier.connect(tcp).await?))),
+        b'N' => Err(LoginError::NoTls),
+        _ => Err(LoginError::Exchange(
+            "it does not answer the request for TLS".into(),
+        )),
+    }
+}
+
+async fn authenticate(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+    user: &str,
+    credential: Option<&Credential>,
+) -> Result<(), LoginError> {
+    loop {
+        let frame = next(stream, buffer).await?;
+        if frame.kind() == b'E' {
+            return Err(LoginError::Refused(frame));
+        }
+        if frame.kind() != b'R' {
+            return Err(LoginError::Exchange(format!(
+                "unexpected message {:?}",
+                char::from(frame.kind())
+            )));
+        }
+        let mut fields = frame.fields();
+        let method = fields.i32()?;
+        if method == 0 {
+            return Ok(());
+        }
+        let password = credential.ok_or(LoginError::NoCredential)?.password()?;
+        let mut out = BytesMut::new();
+        match method {
+            // The clear password goes over a verified TLS connection or loopback only (the configuration's rule).
+            3 => frontend::password_message(password.expose(), &mut out)?,
+            5 => {
+                let salt = fields.take(4)?.try_into().unwrap_or([0; 4]);
+                let hash = md5_hash(user.as_bytes(), password.expose(), salt);
+                frontend::password_message(hash.as_bytes(), &mut out)?;
+            }
+            10 => {
+                scram(stream, buffer, fields.rest(), password.expose()).await?;
+                continue;
+            }
+            other => return Err(LoginError::Method(format!("authentication method {other}"))),
+        }
+        say(stream, AgentSpeech::log_in(out.freeze())).await?;
+    }
+}
+
+/// RFC 5802 and RFC 7677, without channel binding: the verified certificate binds the channel.
+async fn scram(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+    mechanisms: &[u8],
+    password: &[u8],
+) -> Result<(), LoginError> {
+    if !mechanisms
+        .split(|b| *b == 0)
+        .any(|name| name == SCRAM_SHA_256.as_bytes())
+    {
+        return Err(LoginError::Method(
+            String::from_utf8_lossy(mechanisms).replace('\0', " "),
+        ));
+    }
+    let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+    let mut out = BytesMut::new();
+    frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)?;
+    say(stream, AgentSpeech::log_in(out.split().freeze())).await?;
+    let body = sasl(stream, buffer, 11).await?;
+    scram.update(&body)?;
+    frontend::sasl_response(scram.message(), &mut out)?;
+    say(stream, AgentSpeech::log_in(out.split().freeze())).await?;
+    let body = sasl(stream, buffer, 12).await?;
+    scram.finish(&body)?;
+    Ok(())
+}
+
+async fn sasl(stream: &mut Stream, buffer: &mut BytesMut, step: i32) -> Result<Vec<u8>, LoginError> {
+    let frame = next(stream, buffer).await?;
+    if frame.kind() == b'E' {
+        return Err(LoginError::Refused(frame));
+    }
+    let mut fields = frame.fields();
+    if frame.kind() != b'R' || fields.i32()? != step {
+        return Err(LoginError::Exchange("it left the SCRAM exchange".into()));
+    }
+    Ok(fields.rest().to_vec())
+}
+
+/// Says something to the target outside a session.
+pub(super) async fn say(stream: &mut Stream, speech: AgentSpeech) -> Result<(), LoginError> {
+    let mut upstream = Upstream::new(stream);
+    upstream.say(speech);
+    Ok(upstream.flush().await?)
+}
+
+/// The next frame from the target.
+pub(super) async fn next(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Frame, LoginError> {
+    loop {
+        if let Some(frame) = frame::take(buffer, MAX_FROM_TARGET)? {
+            return Ok(frame);
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
