@@ -1,51 +1,116 @@
 //! One loaded set of policies, and the handle through which a reload replaces it.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use cedar_policy::{Authorizer, Decision as Cedar, Entities, PolicyId as CedarId};
 
 use crate::approval::Consent;
-use crate::model::{Digest, Limits, Obligations, Operation, Principal, RecordingLevel, Target, Timestamp};
+use crate::model::{
+    Action, DataClass, Digest, Facts, Limits, Obligations, Operation, PolicyId, Principal, RecordingLevel,
+    Target, Timestamp,
+};
 
-use super::decision::{Allowed, Decision, Denial, DenialCause};
+use super::annotations::Annotations;
+use super::decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};
+use super::load::{Loaded, PolicyErrors, PolicySource, joined, load};
+use super::question::{Unsayable, context, entities, request, reveal_context, uid};
+
+/// Verdicts and entities that are kept; beyond it the memory starts anew.
+const MAX_KEPT: usize = 8192;
 
 /// One loaded, validated set of policies.
-#[derive(Debug)]
 pub struct Engine {
-    bundle: Digest,
+    loaded: Loaded,
+    classes: BTreeSet<DataClass>,
+    authorizer: Authorizer,
+    kept: Mutex<Kept>,
+}
+
+/// What was worked out already. Everything that a decision reads is in the key.
+#[derive(Default)]
+struct Kept {
+    verdicts: HashMap<Digest, Decision>,
+    scenes: HashMap<Digest, Scene>,
+}
+
+/// What is the same for every operation of a principal on a target.
+#[derive(Clone)]
+struct Scene {
+    entities: Arc<Entities>,
+    revealed: Arc<BTreeSet<DataClass>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("bundle", &self.loaded.bundle)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Engine {
-    /// An engine without policies: denies everything.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self {
-            bundle: Digest::of(b""),
-        }
+    /// Loads policies. `classes` are the data classes that there are.
+    ///
+    /// # Errors
+    /// Every mistake, with file, line and what to write instead.
+    pub fn load(sources: &[PolicySource], classes: &BTreeSet<DataClass>) -> Result<Self, PolicyErrors> {
+        let loaded = load(sources)?;
+        Ok(Self {
+            loaded,
+            classes: classes.clone(),
+            authorizer: Authorizer::new(),
+            kept: Mutex::default(),
+        })
     }
 
     /// The digest of all policies, the schema included.
     #[must_use]
     pub const fn bundle(&self) -> Digest {
-        self.bundle
+        self.loaded.bundle
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.loaded.policies.policies().count()
+    }
+
+    /// Whether there is none: then everything is denied.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Decides `operation`. Pure, synchronous, total: reads nothing but its arguments.
     #[must_use]
     pub fn decide(
         &self,
-        _operation: &Operation,
-        _principal: &Principal,
-        _target: &Target,
-        _consent: Option<&Consent>,
-        _now: Timestamp,
+        operation: &Operation,
+        principal: &Principal,
+        target: &Target,
+        consent: Option<&Consent>,
+        now: Timestamp,
     ) -> Decision {
-        Decision::Deny(Denial {
-            policies: Vec::new(),
-            reason: "No policy permits this.".into(),
-            cause: DenialCause::NotPermitted,
-            bundle: self.bundle,
-        })
+        let keeps = consent.is_none() && !self.loaded.reads_time;
+        let scene_key = scene_key(principal, target);
+        let key = keeps.then(|| verdict_key(scene_key, operation));
+        if let Some(kept) = key.and_then(|key| self.kept().verdicts.get(&key).cloned()) {
+            return kept;
+        }
+        let decision = self
+            .scene(scene_key, principal, target, now)
+            .and_then(|scene| self.evaluate(&scene, operation, principal, target, consent, now))
+            .unwrap_or_else(|unsayable| Decision::Deny(self.failed(Vec::new(), &unsayable)));
+        if let Some(key) = key {
+            let mut kept = self.kept();
+            if kept.verdicts.len() >= MAX_KEPT {
+                kept.verdicts.clear();
+            }
+            kept.verdicts.insert(key, decision.clone());
+        }
+        decision
     }
 
     /// Observe mode: lets pass what `denial` would have refused, with the obligations that the principal has anyway.
@@ -53,23 +118,275 @@ impl Engine {
     pub fn observe(
         &self,
         _operation: &Operation,
-        _principal: &Principal,
-        _target: &Target,
+        principal: &Principal,
+        target: &Target,
         denial: Denial,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Allowed {
+        let scene = self.scene(scene_key(principal, target), principal, target, now);
+        let revealed = scene.map(|scene| (*scene.revealed).clone()).unwrap_or_default();
         let obligations = Obligations {
-            revealed: std::collections::BTreeSet::new(),
+            revealed,
             recording: RecordingLevel::Operations,
             limits: Limits::default(),
         };
         Allowed {
             policies: Vec::new(),
             obligations,
-            bundle: self.bundle,
+            bundle: self.loaded.bundle,
             observed: Some(denial),
         }
     }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn time(&self, now: Timestamp) -> Option<Timestamp> {
+        self.loaded.reads_time.then_some(now)
+    }
+
+    fn scene(
+        &self,
+        key: Digest,
+        principal: &Principal,
+        target: &Target,
+        now: Timestamp,
+    ) -> Result<Scene, Unsayable> {
+        if !self.loaded.reads_time
+            && let Some(scene) = self.kept().scenes.get(&key)
+        {
+            return Ok(scene.clone());
+        }
+        let entities = Arc::new(entities(principal, target, &self.classes, &self.loaded.schema)?);
+        let revealed = Arc::new(self.revealed(&entities, principal, target, now)?);
+        let scene = Scene { entities, revealed };
+        let mut kept = self.kept();
+        if kept.scenes.len() >= MAX_KEPT {
+            kept.scenes.clear();
+        }
+        kept.scenes.insert(key, scene.clone());
+        Ok(scene)
+    }
+
+    /// The classes that the principal may see as they are.
+    fn revealed(
+        &self,
+        entities: &Entities,
+        principal: &Principal,
+        target: &Target,
+        now: Timestamp,
+    ) -> Result<BTreeSet<DataClass>, Unsayable> {
+        let mut revealed = BTreeSet::new();
+        for class in &self.classes {
+            let context = reveal_context(target, self.time(now))?;
+            let request = request(
+                principal,
+                Action::Reveal.name(),
+                uid("DataClass", class.as_str())?,
+                context,
+            )?;
+            let response = self
+                .authorizer
+                .is_authorized(&request, &self.loaded.policies, entities);
+            // A policy that fails to evaluate reveals nothing.
+            if response.decision() == Cedar::Allow && response.diagnostics().errors().next().is_none() {
+                revealed.insert(class.clone());
+            }
+        }
+        Ok(revealed)
+    }
+
+    fn evaluate(
+        &self,
+        scene: &Scene,
+        operation: &Operation,
+        principal: &Principal,
+        target: &Target,
+        consent: Option<&Consent>,
+        now: Timestamp,
+    ) -> Result<Decision, Unsayable> {
+        let mut permits: BTreeSet<CedarId> = BTreeSet::new();
+        let mut wants: BTreeSet<CedarId> = BTreeSet::new();
+        if operation.actions.is_empty() {
+            return Err("the operation has no action".into());
+        }
+        for action in &operation.actions {
+            let context = context(operation, consent, self.time(now))?;
+            let request = request(principal, action.name(), uid("Target", &target.name.0)?, context)?;
+            let response = self
+                .authorizer
+                .is_authorized(&request, &self.loaded.policies, &scene.entities);
+            let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+            let reasons: Vec<CedarId> = response.diagnostics().reason().cloned().collect();
+            if !errors.is_empty() {
+                // Cedar skips a policy that fails, a forbid too: the answer is no.
+                return Ok(Decision::Deny(self.failed(names(&reasons), &errors.join("; "))));
+            }
+            match response.decision() {
+                Cedar::Allow => permits.extend(reasons),
+                Cedar::Deny if reasons.is_empty() => {
+                    return Ok(Decision::Deny(self.not_permitted(*action, principal, target)));
+                }
+                Cedar::Deny if reasons.iter().all(|id| self.wants_approval(id)) => wants.extend(reasons),
+                Cedar::Deny => return Ok(Decision::Deny(self.forbidden(&reasons))),
+            }
+        }
+        if wants.is_empty() {
+            Ok(Decision::Allow(self.allowed(&permits, scene)))
+        } else {
+            Ok(self.needs(&wants))
+        }
+    }
+
+    fn annotations(&self, id: &CedarId) -> Option<&Annotations> {
+        self.loaded.annotations.get(id)
+    }
+
+    fn wants_approval(&self, id: &CedarId) -> bool {
+        self.annotations(id).is_some_and(|a| !a.approvers.is_empty())
+    }
+
+    fn reasons<'a>(&'a self, ids: impl IntoIterator<Item = &'a CedarId>) -> String {
+        let all = ids
+            .into_iter()
+            .filter_map(|id| self.annotations(id))
+            .map(|a| a.reason.clone());
+        let text = joined(all);
+        if text.is_empty() {
+            "A policy forbids it.".into()
+        } else {
+            text
+        }
+    }
+
+    fn allowed(&self, permits: &BTreeSet<CedarId>, scene: &Scene) -> Allowed {
+        let notes = || permits.iter().filter_map(|id| self.annotations(id));
+        let recording = notes()
+            .filter_map(|a| a.recording)
+            .max()
+            .unwrap_or(RecordingLevel::Metadata);
+        let limits = Limits {
+            max_rows: notes().filter_map(|a| a.max_rows).min(),
+            max_time: None,
+        };
+        Allowed {
+            policies: permits.iter().map(name).collect(),
+            obligations: Obligations {
+                revealed: (*scene.revealed).clone(),
+                recording,
+                limits,
+            },
+            bundle: self.loaded.bundle,
+            observed: None,
+        }
+    }
+
+    fn needs(&self, wants: &BTreeSet<CedarId>) -> Decision {
+        let notes = || wants.iter().filter_map(|id| self.annotations(id));
+        Decision::NeedsApproval(ApprovalNeed {
+            policies: wants.iter().map(name).collect(),
+            reason: self.reasons(wants),
+            approvers: notes().map(|a| a.approvers.clone()).collect(),
+            hold: notes().filter_map(|a| a.hold).min(),
+            min_approvals: notes().filter_map(|a| a.min_approvals).max().unwrap_or(1),
+            bundle: self.loaded.bundle,
+        })
+    }
+
+    fn forbidden(&self, reasons: &[CedarId]) -> Denial {
+        // What nobody can lift comes first: an approval would be asked for in vain.
+        let hard: Vec<CedarId> = reasons
+            .iter()
+            .filter(|id| !self.wants_approval(id))
+            .cloned()
+            .collect();
+        Denial {
+            policies: names(&hard),
+            reason: self.reasons(&hard),
+            cause: DenialCause::Forbidden,
+            bundle: self.loaded.bundle,
+        }
+    }
+
+    fn not_permitted(&self, action: Action, principal: &Principal, target: &Target) -> Denial {
+        Denial {
+            policies: Vec::new(),
+            reason: format!("No policy permits {action} on {} for {principal}.", target.name),
+            cause: DenialCause::NotPermitted,
+            bundle: self.loaded.bundle,
+        }
+    }
+
+    fn failed(&self, policies: Vec<PolicyId>, what: &str) -> Denial {
+        Denial {
+            policies,
+            reason: format!("A policy could not be evaluated, so the answer is no: {what}."),
+            cause: DenialCause::EvaluationError,
+            bundle: self.loaded.bundle,
+        }
+    }
+}
+
+fn name(id: &CedarId) -> PolicyId {
+    PolicyId::new(AsRef::<str>::as_ref(id))
+}
+
+fn names(ids: &[CedarId]) -> Vec<PolicyId> {
+    ids.iter().map(name).collect()
+}
+
+/// Everything about principal and target that a policy can read.
+fn scene_key(principal: &Principal, target: &Target) -> Digest {
+    let key = principal.key();
+    let configured = [u8::from(target.configured)];
+    let mut parts: Vec<&[u8]> = vec![
+        key.as_bytes(),
+        principal.display.as_bytes(),
+        target.name.0.as_bytes(),
+        target.environment.0.as_bytes(),
+        target.protocol.name().as_bytes(),
+        &configured,
+        b"labels",
+    ];
+    for (name, value) in &target.labels {
+        parts.extend([name.as_bytes(), value.as_bytes()]);
+    }
+    parts.push(b"groups");
+    parts.extend(principal.groups.iter().map(|group| group.as_str().as_bytes()));
+    Digest::of_fields(&parts)
+}
+
+/// Everything about the operation that a policy can read: its actions and its facts, not its text or parameters.
+fn verdict_key(scene: Digest, operation: &Operation) -> Digest {
+    let mut parts: Vec<&[u8]> = vec![scene.as_bytes()];
+    parts.extend(operation.actions.iter().map(|action| action.name().as_bytes()));
+    let flags;
+    let address;
+    match &operation.facts {
+        Facts::Sql(facts) => {
+            flags = [u8::from(facts.in_transaction), u8::from(facts.bounded())];
+            parts.extend([b"sql".as_slice(), &flags, facts.database.as_bytes()]);
+            for statement in &facts.statements {
+                parts.extend([b"statement".as_slice(), statement.kind.0.as_bytes(), b"tables"]);
+                for table in statement.reads.iter().chain(&statement.writes) {
+                    parts.extend([
+                        table.schema.as_deref().unwrap_or_default().as_bytes(),
+                        table.name.as_bytes(),
+                    ]);
+                }
+                parts.push(b"columns");
+                parts.extend(statement.columns.iter().map(String::as_bytes));
+                parts.push(b"functions");
+                parts.extend(statement.functions.iter().map(String::as_bytes));
+            }
+        }
+        Facts::Connect(facts) => {
+            address = format!("{} {}", facts.address, facts.port);
+            parts.extend([b"connect".as_slice(), address.as_bytes()]);
+        }
+    }
+    Digest::of_fields(&parts)
 }
 
 /// The current set of policies; a reload replaces it at once for every decision that starts later.

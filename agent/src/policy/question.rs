@@ -1,0 +1,186 @@
+//! From the model's words to Cedar's.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::str::FromStr;
+
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value,
+    Schema,
+};
+
+use crate::approval::Consent;
+use crate::model::{DataClass, Facts, Operation, Principal, PrincipalKind, SqlFacts, Target, Timestamp};
+
+/// Something could not be said in Cedar's words; the answer is then no.
+pub(super) type Unsayable = String;
+
+pub(super) fn uid(kind: &str, id: &str) -> Result<EntityUid, Unsayable> {
+    let kind = EntityTypeName::from_str(kind).map_err(|error| error.to_string())?;
+    Ok(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+}
+
+pub(super) fn principal_uid(principal: &Principal) -> Result<EntityUid, Unsayable> {
+    match principal.kind {
+        PrincipalKind::User => uid("User", &principal.key()),
+        PrincipalKind::Workload => uid("Workload", &principal.key()),
+    }
+}
+
+/// Principal, target, groups, environment and data classes with their families; the schema adds the tree of actions.
+pub(super) fn entities(
+    principal: &Principal,
+    target: &Target,
+    classes: &BTreeSet<DataClass>,
+    schema: &Schema,
+) -> Result<Entities, Unsayable> {
+    let text = |s: &str| Value::new_string(s.to_owned());
+    let mut all = Vec::new();
+    let mut groups = HashSet::new();
+    for group in &principal.groups {
+        groups.insert(uid("Group", group.as_str())?);
+        if let Some(issuer) = &principal.issuer {
+            groups.insert(uid("Group", &format!("{issuer}/{group}"))?);
+        }
+    }
+    let mut attributes = HashMap::from([("subject".to_owned(), text(&principal.subject))]);
+    if principal.kind == PrincipalKind::User {
+        attributes.insert(
+            "issuer".into(),
+            text(principal.issuer.as_ref().map_or("", |i| i.as_str())),
+        );
+        attributes.insert("display".into(), text(&principal.display));
+    }
+    let new = |uid, attributes, parents| Entity::new(uid, attributes, parents).map_err(|e| e.to_string());
+    all.push(new(principal_uid(principal)?, attributes, groups)?);
+    let labels = target.labels.iter().map(|(k, v)| text(&format!("{k}={v}")));
+    let attributes = HashMap::from([
+        ("name".to_owned(), text(&target.name.0)),
+        ("environment".to_owned(), text(&target.environment.0)),
+        ("protocol".to_owned(), text(target.protocol.name())),
+        ("configured".to_owned(), Value::new_bool(target.configured)),
+        ("labels".to_owned(), Value::new_set(labels)),
+    ]);
+    let environment = HashSet::from([uid("Environment", &target.environment.0)?]);
+    all.push(new(uid("Target", &target.name.0)?, attributes, environment)?);
+    let mut named = BTreeSet::new();
+    for class in classes {
+        let mut name = class.as_str();
+        while named.insert(name) {
+            let family = name.rsplit_once('.').map(|(family, _)| family);
+            let parents = family
+                .map(|f| uid("DataClass", f))
+                .transpose()?
+                .into_iter()
+                .collect();
+            all.push(new(uid("DataClass", name)?, HashMap::new(), parents)?);
+            match family {
+                Some(family) => name = family,
+                None => break,
+            }
+        }
+    }
+    Entities::from_entities(all, Some(schema)).map_err(|error| error.to_string())
+}
+
+/// The context of an operation.
+pub(super) fn context(
+    operation: &Operation,
+    consent: Option<&Consent>,
+    now: Option<Timestamp>,
+) -> Result<Context, Unsayable> {
+    let mut pairs = match &operation.facts {
+        Facts::Sql(facts) => vec![("sql".to_owned(), sql(facts)?)],
+        Facts::Connect(connect) => vec![
+            ("address".to_owned(), Value::new_ip(connect.address.to_string())),
+            ("port".to_owned(), Value::new_long(connect.port.into())),
+        ],
+    };
+    pairs.extend(time(now));
+    if let Some(consent) = consent {
+        let groups = consent.groups();
+        let fields = [
+            (
+                "groups".to_owned(),
+                strings(groups.iter().map(crate::model::Group::as_str)),
+            ),
+            (
+                "approvers".to_owned(),
+                strings(consent.approvers().iter().map(|a| a.principal.as_str())),
+            ),
+            (
+                "ticket".to_owned(),
+                Value::new_string(consent.ticket().to_string()),
+            ),
+        ];
+        let approval = Value::new_record(fields).map_err(|error| error.to_string())?;
+        pairs.push(("approval".to_owned(), approval));
+    }
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
+}
+
+/// The context of seeing data.
+pub(super) fn reveal_context(target: &Target, now: Option<Timestamp>) -> Result<Context, Unsayable> {
+    let mut pairs = vec![
+        ("target".to_owned(), Value::new_string(target.name.to_string())),
+        (
+            "environment".to_owned(),
+            Value::new_string(target.environment.to_string()),
+        ),
+    ];
+    pairs.extend(time(now));
+    Context::from_pairs(pairs).map_err(|error| error.to_string())
+}
+
+pub(super) fn request(
+    principal: &Principal,
+    action: &str,
+    resource: EntityUid,
+    context: Context,
+) -> Result<Request, Unsayable> {
+    let action = uid("Action", action)?;
+    Request::new(principal_uid(principal)?, action, resource, context, None)
+        .map_err(|error| error.to_string())
+}
+
+fn sql(facts: &SqlFacts) -> Result<Value, Unsayable> {
+    let all = |pick: fn(&crate::model::StatementFacts) -> &BTreeSet<String>| {
+        let names: BTreeSet<&str> = facts
+            .statements
+            .iter()
+            .flat_map(pick)
+            .map(String::as_str)
+            .collect();
+        strings(names)
+    };
+    let kinds: BTreeSet<&str> = facts.statements.iter().map(|s| s.kind.0).collect();
+    let tables: BTreeSet<String> = facts.tables().into_iter().map(ToString::to_string).collect();
+    let fields = [
+        ("kinds".to_owned(), strings(kinds)),
+        ("tables".to_owned(), strings(tables.iter().map(String::as_str))),
+        ("columns".to_owned(), all(|s| &s.columns)),
+        ("functions".to_owned(), all(|s| &s.functions)),
+        ("bounded".to_owned(), Value::new_bool(facts.bounded())),
+        ("in_transaction".to_owned(), Value::new_bool(facts.in_transaction)),
+        ("database".to_owned(), Value::new_string(facts.database.clone())),
+        (
+            "statements".to_owned(),
+            Value::new_long(i64::try_from(facts.statements.len()).unwrap_or(i64::MAX)),
+        ),
+    ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
+    Value::new_set(texts.into_iter().map(|text| Value::new_string(text.to_owned())))
+}
+
+/// Milliseconds: the precision of Cedar's `datetime`. `None` where no policy reads it.
+fn time(now: Option<Timestamp>) -> Option<(String, Value)> {
+    let now = now?;
+    let millis = Timestamp::from_nanos(now.as_millis().saturating_mul(1_000_000));
+    let text = millis.to_string();
+    // Cedar wants `2024-10-15T11:38:02Z` or exactly three digits after the point.
+    let seconds = text.get(..19).unwrap_or("1970-01-01T00:00:00");
+    let shown = format!("{seconds}.{:03}Z", now.as_millis().rem_euclid(1000));
+    Some(("now".to_owned(), Value::new_datetime(shown)))
+}
