@@ -1,23 +1,69 @@
 //! What is masked for one principal, and how.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use crate::model::{DataClass, MaskCounts};
 
+use super::classes::{Classes, Strategy};
+use super::detect::{Detector, Detectors};
+use super::key::MaskKey;
+use super::replace::{redact, replace};
+use super::{Maskable, Masked};
+
 /// Detectors, validators and strategies, compiled once.
-#[derive(Debug, Default)]
-pub struct MaskEngine {}
+#[derive(Debug)]
+pub struct MaskEngine {
+    detectors: Option<Detectors>,
+    classes: BTreeMap<DataClass, Strategy>,
+    by_detector: BTreeMap<Detector, DataClass>,
+    names: BTreeSet<DataClass>,
+    key: MaskKey,
+    nothing: Arc<BTreeSet<DataClass>>,
+}
 
 impl MaskEngine {
+    /// Compiles the classes.
+    #[must_use]
+    pub fn new(classes: Classes, key: MaskKey) -> Self {
+        let Classes {
+            strategies,
+            detectors,
+        } = classes;
+        let names = strategies.keys().cloned().collect();
+        let compiled = Detectors::compile();
+        if compiled.is_none() {
+            tracing::error!("the detectors do not compile: every value is redacted");
+        }
+        Self {
+            detectors: compiled,
+            classes: strategies,
+            by_detector: detectors,
+            names,
+            key,
+            nothing: Arc::default(),
+        }
+    }
+
+    /// Every class that there is.
+    #[must_use]
+    pub const fn classes(&self) -> &BTreeSet<DataClass> {
+        &self.names
+    }
+
     /// The plan for somebody who may see `revealed` as it is.
     #[must_use]
     pub fn plan(self: &Arc<Self>, revealed: &BTreeSet<DataClass>) -> MaskPlan {
+        let revealed = if revealed.is_empty() {
+            Arc::clone(&self.nothing)
+        } else {
+            Arc::new(revealed.clone())
+        };
         MaskPlan {
-            _engine: Arc::clone(self),
-            revealed: Arc::new(revealed.clone()),
+            engine: Arc::clone(self),
+            revealed,
         }
     }
 }
@@ -25,7 +71,7 @@ impl MaskEngine {
 /// What is masked for one principal; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MaskPlan {
-    _engine: Arc<MaskEngine>,
+    engine: Arc<MaskEngine>,
     revealed: Arc<BTreeSet<DataClass>>,
 }
 
@@ -47,20 +93,86 @@ impl MaskPlan {
         self.revealed.contains(class)
     }
 
+    /// The strategy for a class; `Keep` for a revealed one, `Redact` for one that nobody described.
+    fn strategy(&self, class: &DataClass) -> Strategy {
+        if self.reveals(class) {
+            return Strategy::Keep;
+        }
+        self.engine
+            .classes
+            .get(class)
+            .copied()
+            .unwrap_or(Strategy::Redact)
+    }
+
     /// Masks one whole value in text form. With `declared`, the whole value is of that class; otherwise every match of
     /// a detector in it is replaced. Total: what cannot be masked becomes redacted.
     pub fn text(
         &self,
-        _declared: Option<&DataClass>,
-        _value: &[u8],
-        _out: &mut BytesMut,
-        _counts: &mut MaskCounts,
+        declared: Option<&DataClass>,
+        value: &[u8],
+        out: &mut BytesMut,
+        counts: &mut MaskCounts,
     ) -> CellMask {
-        CellMask::Unchanged
+        match declared {
+            Some(class) => self.whole(class, value, out, counts),
+            None => self.parts(value, out, counts),
+        }
     }
 
     /// Applies the plan to content of a protocol.
-    pub fn apply<C: super::Maskable>(&self, content: C, counts: &mut MaskCounts) -> super::Masked<C::Output> {
-        super::Masked::by_plan(content.mask(self, counts))
+    pub fn apply<C: Maskable>(&self, content: C, counts: &mut MaskCounts) -> Masked<C::Output> {
+        Masked::by_plan(content.mask(self, counts))
+    }
+
+    fn whole(
+        &self,
+        class: &DataClass,
+        value: &[u8],
+        out: &mut BytesMut,
+        counts: &mut MaskCounts,
+    ) -> CellMask {
+        let strategy = self.strategy(class);
+        if strategy == Strategy::Keep {
+            // Of this class it may be seen; what else is in it may not.
+            return self.parts(value, out, counts);
+        }
+        counts.add(class, 1);
+        if replace(strategy, class, value, &self.engine.key, out) {
+            CellMask::Replaced
+        } else {
+            CellMask::Null
+        }
+    }
+
+    fn parts(&self, value: &[u8], out: &mut BytesMut, counts: &mut MaskCounts) -> CellMask {
+        let Some(detectors) = &self.engine.detectors else {
+            return CellMask::Null;
+        };
+        let mut copied = 0;
+        let mut changed = false;
+        detectors.find(value, |found| {
+            let Some(class) = self.engine.by_detector.get(&found.detector) else {
+                return;
+            };
+            let strategy = self.strategy(class);
+            if strategy == Strategy::Keep {
+                return;
+            }
+            changed = true;
+            counts.add(class, 1);
+            out.extend_from_slice(value.get(copied..found.start).unwrap_or_default());
+            let hit = value.get(found.start..found.end).unwrap_or_default();
+            if !replace(strategy, class, hit, &self.engine.key, out) {
+                // Part of a value cannot be NULL.
+                redact(class, out);
+            }
+            copied = found.end;
+        });
+        if !changed {
+            return CellMask::Unchanged;
+        }
+        out.extend_from_slice(value.get(copied..).unwrap_or_default());
+        CellMask::Replaced
     }
 }
