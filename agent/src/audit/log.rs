@@ -1,8 +1,18 @@
 //! The log: hands out a receipt once a record is durable.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::AuditConfig;
+use crate::model::BootId;
 
 use super::event::Event;
+use super::record::Record;
+use super::writer::{Job, Writer};
+
+/// Records that may wait to be written.
+const QUEUE: usize = 8192;
 
 /// The witness that a record is durable. Made only in this file.
 #[derive(Debug)]
@@ -20,26 +30,80 @@ impl Receipt {
 }
 
 /// Why a record could not be made durable.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum AuditError {
     /// The log's writer has ended.
     #[error("the audit log is closed")]
     Closed,
+    /// The disk did not take it.
+    #[error("{0}")]
+    Disk(String),
+    /// The log could not be opened.
+    #[error("the audit log in {dir} cannot be opened: {reason}")]
+    Open {
+        /// Where.
+        dir: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A handle to the log; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AuditLog {
-    events: Arc<Mutex<Vec<Event>>>,
+    sink: Sink,
+}
+
+#[derive(Debug, Clone)]
+enum Sink {
+    Disk {
+        jobs: mpsc::Sender<Job>,
+        host: Arc<str>,
+        boot: BootId,
+    },
+    Memory(Arc<Mutex<Vec<Event>>>),
 }
 
 impl AuditLog {
-    /// A log in memory.
+    /// A log in memory, for tests of other rooms.
     #[must_use]
     pub fn in_memory() -> Self {
         Self {
-            events: Arc::default(),
+            sink: Sink::Memory(Arc::default()),
         }
+    }
+
+    /// What a log in memory holds.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        match &self.sink {
+            Sink::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Sink::Disk { .. } => Vec::new(),
+        }
+    }
+
+    /// Opens the log on disk for a new boot, after sealing what dead agents left open.
+    ///
+    /// # Errors
+    /// Where its directory cannot be used.
+    pub fn open(config: &AuditConfig, host: &str, boot: BootId) -> Result<Self, AuditError> {
+        let failed = |error: std::io::Error| AuditError::Open {
+            dir: config.dir.clone(),
+            reason: error.to_string(),
+        };
+        let writer = Writer::open(config, boot).map_err(failed)?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let spawned = std::thread::Builder::new()
+            .name("audit-writer".into())
+            .spawn(move || writer.run(queue));
+        spawned.map(|_detached| ()).map_err(failed)?;
+        Ok(Self {
+            sink: Sink::Disk {
+                jobs,
+                host: host.into(),
+                boot,
+            },
+        })
     }
 
     /// Appends `event` and waits until it is durable. Everything that waits shares one `fdatasync`.
@@ -47,11 +111,24 @@ impl AuditLog {
     /// # Errors
     /// Where it cannot be made durable: then nothing may be forwarded.
     pub async fn record(&self, event: Event) -> Result<Receipt, AuditError> {
-        let mut events = self.events.lock().map_err(|_poisoned| AuditError::Closed)?;
-        events.push(event);
-        Ok(Receipt {
-            sequence: events.len() as u64,
-        })
+        match &self.sink {
+            Sink::Memory(events) => {
+                let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
+                events.push(event);
+                Ok(Receipt {
+                    sequence: events.len() as u64,
+                })
+            }
+            Sink::Disk { jobs, host, boot } => {
+                let json = encode(&event, host, *boot)?;
+                let (answer, told) = oneshot::channel();
+                jobs.send(Job::Record(json, Some(answer)))
+                    .await
+                    .map_err(|_ended| AuditError::Closed)?;
+                let sequence = told.await.map_err(|_ended| AuditError::Closed)??;
+                Ok(Receipt { sequence })
+            }
+        }
     }
 
     /// Reserves a place in the queue for an event that must be recorded later from where nothing can be awaited.
@@ -59,7 +136,21 @@ impl AuditLog {
     /// # Errors
     /// Where the log is closed.
     pub async fn reserve(&self) -> Result<OutcomeSlot, AuditError> {
-        Ok(OutcomeSlot { log: self.clone() })
+        match &self.sink {
+            Sink::Memory(events) => Ok(OutcomeSlot(Slot::Memory(Arc::clone(events)))),
+            Sink::Disk { jobs, host, boot } => {
+                let place = jobs
+                    .clone()
+                    .reserve_owned()
+                    .await
+                    .map_err(|_ended| AuditError::Closed)?;
+                Ok(OutcomeSlot(Slot::Disk {
+                    place,
+                    host: Arc::clone(host),
+                    boot: *boot,
+                }))
+            }
+        }
     }
 
     /// Queues `event` without waiting for the disk; it is durable with the next group commit. For what is not a
@@ -68,21 +159,47 @@ impl AuditLog {
     /// # Errors
     /// Where the log is closed.
     pub async fn post(&self, event: Event) -> Result<(), AuditError> {
-        self.record(event).await.map(|_receipt| ())
+        self.reserve().await.map(|slot| slot.send(event))
     }
+
+    /// Seals what there is. The log takes nothing after it.
+    pub async fn close(&self) {
+        if let Sink::Disk { jobs, .. } = &self.sink {
+            let (done, told) = oneshot::channel();
+            if jobs.send(Job::Close(done)).await.is_ok() {
+                let _ended_anyway = told.await;
+            }
+        }
+    }
+}
+
+fn encode(event: &Event, host: &str, boot: BootId) -> Result<Vec<u8>, AuditError> {
+    serde_json::to_vec(&Record::of(event, host, boot)).map_err(|error| AuditError::Disk(error.to_string()))
 }
 
 /// A reserved place in the queue.
 #[derive(Debug)]
-pub struct OutcomeSlot {
-    log: AuditLog,
+pub struct OutcomeSlot(Slot);
+
+#[derive(Debug)]
+enum Slot {
+    Disk {
+        place: mpsc::OwnedPermit<Job>,
+        host: Arc<str>,
+        boot: BootId,
+    },
+    Memory(Arc<Mutex<Vec<Event>>>),
 }
 
 impl OutcomeSlot {
     /// Puts `event` there; never waits.
     pub fn send(self, event: Event) {
-        if let Ok(mut events) = self.log.events.lock() {
-            events.push(event);
+        match self.0 {
+            Slot::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
+            Slot::Disk { place, host, boot } => match encode(&event, &host, boot) {
+                Ok(json) => drop(place.send(Job::Record(json, None))),
+                Err(error) => tracing::error!(%error, "an outcome could not be recorded"),
+            },
         }
     }
 }

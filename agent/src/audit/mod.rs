@@ -1,9 +1,24 @@
-//! Records: durable before anything is forwarded, chained, sealed, streamed.
+//! Records: durable before anything is forwarded, chained, sealed.
+//!
+//! `log` takes events, `record` gives them their stored form, `writer` makes them durable (one `fdatasync` for all that
+//! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back.
 
+mod chain;
 mod event;
 mod log;
 mod outcome;
+mod read;
+mod record;
+mod seal;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
 
 pub use event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
 pub use log::{AuditError, AuditLog, OutcomeSlot, Receipt};
 pub use outcome::OutcomeGuard;
+pub use read::{ReadError, read_all};
+pub use record::Record;
+pub use verify::{Finding, Verification, verify};

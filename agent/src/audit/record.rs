@@ -1,0 +1,431 @@
+//! The stored form of an event: one flat record, the same columns for every kind. Empty fields are left out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    BootId, Facts, Group, Operation, Outcome, ParameterShown, PolicyId, Principal, Process, RecordingLevel,
+    Target,
+};
+
+use super::event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
+
+/// Version of the stored form.
+pub(super) const VERSION: u32 = 1;
+
+/// One record. Times are nanoseconds since the Unix epoch, sizes bytes, durations nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// Number within the boot, from 1; given by the writer.
+    #[serde(skip_serializing)]
+    pub seq: u64,
+    /// Version of the stored form.
+    pub v: u32,
+    /// When.
+    pub ts_ns: i64,
+    /// What kind: `session.opened`, `operation`, `outcome`, `approval.requested`, …
+    pub kind: String,
+    /// The agent's host.
+    pub host: String,
+    /// The life of the agent process.
+    pub boot: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub run: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub connection: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub session: String,
+    /// The reference that refusals show.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operation: String,
+    /// `issuer/subject` or `workload/name`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub principal: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub principal_name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub pid: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub process_start_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub exe: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub exe_device: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub exe_inode: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub comm: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cgroup: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub netns: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub target: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub environment: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+    /// Where the process meant to connect to.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub original: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
+    /// False where a write has no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounded: Option<bool>,
+    /// The statement or call, masked.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub fingerprint: String,
+    /// `allowed`, `observed`, `held`, `refused`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub verdict: String,
+    /// Why it was refused: the name of the refusal's kind.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub refusal: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
+    /// Digest of the policies that decided.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bundle: String,
+    /// `completed`, `failed`, `refused`, `cancelled`, `abandoned`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub status: String,
+    /// Command tag, error code, exit status, hook, …
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rows: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes_up: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes_down: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub took_ns: u64,
+    /// Values masked, by class.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub masked: BTreeMap<String, u64>,
+    /// Who did a step of an approval, or of the agent's own life.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub actor: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub actor_groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor_uid: Option<u32>,
+    /// How many of the same this record stands for, where that is not one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub times: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Record {
+    /// The stored form of `event`.
+    pub(super) fn of(event: &Event, host: &str, boot: BootId) -> Self {
+        let mut record = Self {
+            v: VERSION,
+            ts_ns: crate::clock::now().as_nanos(),
+            host: host.to_owned(),
+            boot: boot.to_string(),
+            ..Self::default()
+        };
+        record.fill(event);
+        record
+    }
+
+    fn fill(&mut self, event: &Event) {
+        match event {
+            Event::AgentStarted {
+                version,
+                config,
+                bundle,
+                hooks,
+            } => {
+                self.kind = "agent.started".into();
+                self.detail = format!("version {version}; config {config}; hooks {}", hooks.join(" "));
+                self.bundle = bundle.to_string();
+            }
+            Event::AgentStopped { reason } => {
+                self.kind = "agent.stopped".into();
+                self.reason.clone_from(reason);
+            }
+            Event::Reloaded { what, digest } => {
+                self.kind = "agent.reloaded".into();
+                self.detail = format!("{what}: {digest}");
+            }
+            Event::RunStarted {
+                run,
+                principal,
+                command,
+                uid,
+            } => {
+                self.kind = "run.started".into();
+                self.run = run.to_string();
+                self.principal(principal);
+                self.text.clone_from(command);
+                self.uid = Some(*uid);
+            }
+            Event::RunEnded { run, status } => {
+                self.kind = "run.ended".into();
+                self.run = run.to_string();
+                self.detail = format!("exit status {status}");
+            }
+            Event::IdentityBound { run, principal } => {
+                self.kind = "identity.bound".into();
+                self.run = run.to_string();
+                self.principal(principal);
+            }
+            Event::IdentityEnded {
+                run,
+                principal,
+                reason,
+            } => {
+                self.kind = "identity.ended".into();
+                self.run = run.to_string();
+                if let Some(principal) = principal {
+                    self.principal(principal);
+                }
+                self.reason.clone_from(reason);
+            }
+            Event::SessionOpened { scene } => {
+                self.kind = "session.opened".into();
+                self.scene(scene);
+            }
+            Event::SessionClosed { scene, outcome } => {
+                self.kind = "session.closed".into();
+                self.scene(scene);
+                self.outcome(outcome);
+            }
+            Event::ConnectionRefused {
+                run,
+                process,
+                original,
+                reason,
+            } => {
+                self.kind = "connection.refused".into();
+                self.run = run.to_string();
+                if let Some(process) = process {
+                    self.process(process);
+                }
+                self.original = original.map(|o| o.to_string()).unwrap_or_default();
+                self.reason.clone_from(reason);
+            }
+            Event::KernelDenied {
+                run,
+                process,
+                hook,
+                original,
+                reason,
+                times,
+            } => {
+                self.kind = "kernel.denied".into();
+                self.run = run.to_string();
+                self.process(process);
+                (*hook).clone_into(&mut self.detail);
+                self.original = original.map(|o| o.to_string()).unwrap_or_default();
+                self.reason.clone_from(reason);
+                self.times = *times;
+            }
+            Event::Operation { scene, event } => {
+                self.kind = "operation".into();
+                self.scene(scene);
+                self.operation(event);
+            }
+            Event::OperationEnded { scene, id, outcome } => {
+                self.kind = "outcome".into();
+                self.scene(scene);
+                self.operation = id.to_string();
+                self.outcome(outcome);
+            }
+            Event::Approval {
+                ticket,
+                operation,
+                principal,
+                target,
+                actor,
+                actor_groups,
+                actor_uid,
+                step,
+            } => {
+                self.ticket = ticket.to_string();
+                self.operation = operation.to_string();
+                self.principal.clone_from(principal);
+                self.target.clone_from(target);
+                self.actor.clone_from(actor);
+                self.actor_groups = texts(actor_groups.iter().map(Group::as_str));
+                self.actor_uid = *actor_uid;
+                self.step(step);
+            }
+        }
+    }
+
+    fn step(&mut self, step: &ApprovalStep) {
+        let (kind, text) = match step {
+            ApprovalStep::Requested { approvers } => {
+                let names = texts(approvers.iter().map(Group::as_str));
+                ("approval.requested", format!("approvers: {}", names.join(", ")))
+            }
+            ApprovalStep::Viewed => ("approval.viewed", String::new()),
+            ApprovalStep::Approved => ("approval.approved", String::new()),
+            ApprovalStep::Denied { comment } => ("approval.denied", comment.clone()),
+            ApprovalStep::Rejected { reason } => ("approval.rejected", reason.clone()),
+            ApprovalStep::Expired => ("approval.expired", String::new()),
+            ApprovalStep::Used => ("approval.used", String::new()),
+        };
+        self.kind = kind.into();
+        self.reason = text;
+    }
+
+    fn scene(&mut self, scene: &Scene) {
+        self.run = scene.run.to_string();
+        self.connection = scene.connection.to_string();
+        self.session = scene.session.to_string();
+        self.principal(&scene.principal);
+        self.process(&scene.process);
+        let Target {
+            name,
+            environment,
+            labels: _,
+            protocol,
+            configured: _,
+        } = &*scene.target;
+        self.target = name.to_string();
+        self.environment = environment.to_string();
+        self.protocol = protocol.name().into();
+        self.original = scene.original.to_string();
+    }
+
+    fn principal(&mut self, principal: &Principal) {
+        self.principal = principal.key();
+        self.principal_name.clone_from(&principal.display);
+        self.groups = texts(principal.groups.iter().map(Group::as_str));
+    }
+
+    fn process(&mut self, process: &Process) {
+        let Process {
+            tgid,
+            start_ns,
+            uid,
+            gid,
+            exe,
+            cgroup,
+            netns,
+            comm,
+        } = process;
+        self.pid = (*tgid).into();
+        self.process_start_ns = *start_ns;
+        self.uid = Some(*uid);
+        self.gid = Some(*gid);
+        self.exe.clone_from(&exe.path);
+        self.exe_device = exe.device;
+        self.exe_inode = exe.inode;
+        self.comm.clone_from(comm);
+        self.cgroup = *cgroup;
+        self.netns = netns.0;
+    }
+
+    fn operation(&mut self, event: &OperationEvent) {
+        let OperationEvent {
+            id,
+            operation,
+            judged,
+            bundle,
+            recording,
+        } = event;
+        self.operation = id.to_string();
+        self.bundle = bundle.map(|b| b.to_string()).unwrap_or_default();
+        if let Some(operation) = operation {
+            self.request(operation, *recording);
+        }
+        let (verdict, policies, reason): (_, &[PolicyId], &str) = match judged {
+            JudgedAs::Allowed { policies, .. } => ("allowed", policies, ""),
+            JudgedAs::Observed { policies, reason } => ("observed", policies, reason),
+            JudgedAs::Held { policies, reason, .. } => ("held", policies, reason),
+            JudgedAs::Refused { policies, reason, .. } => ("refused", policies, reason),
+        };
+        self.verdict = verdict.into();
+        self.policies = texts(policies.iter().map(PolicyId::as_str));
+        reason.clone_into(&mut self.reason);
+        let ticket = match judged {
+            JudgedAs::Allowed { ticket, .. } | JudgedAs::Refused { ticket, .. } => ticket.as_ref(),
+            JudgedAs::Held { ticket, .. } => Some(ticket),
+            JudgedAs::Observed { .. } => None,
+        };
+        self.ticket = ticket.map(ToString::to_string).unwrap_or_default();
+        if let JudgedAs::Refused { kind, .. } = judged {
+            (*kind).clone_into(&mut self.refusal);
+        }
+    }
+
+    fn request(&mut self, operation: &Operation, recording: RecordingLevel) {
+        let Operation {
+            actions,
+            facts,
+            text,
+            fingerprint,
+            parameters,
+        } = operation;
+        self.actions = texts(actions.iter().map(|a| a.name()));
+        self.fingerprint = fingerprint.to_string();
+        if let Facts::Sql(facts) = facts {
+            self.tables = facts.tables().into_iter().map(ToString::to_string).collect();
+            self.bounded = (!facts.bounded()).then_some(false);
+        }
+        if recording > RecordingLevel::Metadata {
+            self.text.clone_from(text);
+            let shown = |p: &ParameterShown| match p {
+                ParameterShown::Null => "NULL".to_owned(),
+                ParameterShown::Text(text) => text.clone(),
+                ParameterShown::Binary(length) => format!("({length} bytes)"),
+            };
+            self.parameters = parameters.iter().map(shown).collect();
+        }
+    }
+
+    fn outcome(&mut self, outcome: &Outcome) {
+        let Outcome {
+            status,
+            detail,
+            rows,
+            bytes_up,
+            bytes_down,
+            took,
+            masked,
+        } = outcome;
+        self.status = status.name().into();
+        self.detail.clone_from(detail);
+        self.rows = *rows;
+        self.bytes_up = *bytes_up;
+        self.bytes_down = *bytes_down;
+        self.took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.masked = masked
+            .0
+            .iter()
+            .map(|(class, n)| (class.to_string(), *n))
+            .collect();
+    }
+}
+
+fn texts<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    names.map(str::to_owned).collect()
+}

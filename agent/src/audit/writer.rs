@@ -1,0 +1,326 @@
+//! The one writer: a thread that takes what waits, writes it as one group commit, syncs, and hands out receipts.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::AuditConfig;
+use crate::model::{BootId, Digest};
+
+use super::log::AuditError;
+use super::seal::{self, Seal, Signer, Statement, sync_directory};
+use super::{chain, segment};
+
+/// Records in one group commit.
+const MAX_COMMIT_RECORDS: usize = 4096;
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    /// Store a record (JSON without its number); answer with the number, where somebody waits.
+    Record(Vec<u8>, Option<oneshot::Sender<Result<u64, AuditError>>>),
+    /// Seal what there is and end.
+    Close(oneshot::Sender<()>),
+}
+
+/// The files of one boot.
+pub(super) struct Writer {
+    config: AuditConfig,
+    boot: String,
+    dir: PathBuf,
+    // Held for the life of the agent: says that this boot is alive.
+    _lock: File,
+    signer: Signer,
+    file: Option<Open>,
+    next: u64,
+    head: Digest,
+    previous: Digest,
+    broken: bool,
+}
+
+/// The segment that is written to.
+struct Open {
+    file: File,
+    path: PathBuf,
+    first: u64,
+    length: u64,
+    since: Instant,
+    before: Digest,
+    leaves: Vec<Digest>,
+}
+
+impl Writer {
+    /// Makes the boot's directory, and seals what dead agents left open.
+    pub(super) fn open(config: &AuditConfig, boot: BootId) -> io::Result<Self> {
+        fs::create_dir_all(&config.dir)?;
+        let signer = Signer::load_or_create(&config.dir)?;
+        recover(&config.dir, &signer)?;
+        let previous = newest_seal(&config.dir)?;
+        let boot = boot.to_string();
+        let dir = config.dir.join(&boot);
+        fs::create_dir(&dir)?;
+        let lock = File::create(dir.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        sync_directory(&config.dir)?;
+        Ok(Self {
+            config: config.clone(),
+            head: chain::start(&boot),
+            boot,
+            dir,
+            _lock: lock,
+            signer,
+            file: None,
+            next: 1,
+            previous,
+            broken: false,
+        })
+    }
+
+    /// Works until it is closed or nobody can ask any more.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut waiting = Vec::new();
+        let mut lines = Vec::new();
+        while let Some(job) = jobs.blocking_recv() {
+            let mut close = None;
+            self.take(job, &mut lines, &mut waiting, &mut close);
+            while waiting.len() < MAX_COMMIT_RECORDS && close.is_none() {
+                match jobs.try_recv() {
+                    Ok(job) => self.take(job, &mut lines, &mut waiting, &mut close),
+                    Err(_) => break,
+                }
+            }
+            self.commit_and_answer(&mut lines, &mut waiting);
+            if let Some(done) = close {
+                self.finish();
+                let _nobody_waits = done.send(());
+                return;
+            }
+        }
+        self.finish();
+    }
+
+    fn take(
+        &self,
+        job: Job,
+        lines: &mut Vec<u8>,
+        waiting: &mut Vec<Option<oneshot::Sender<Result<u64, AuditError>>>>,
+        close: &mut Option<oneshot::Sender<()>>,
+    ) {
+        match job {
+            Job::Record(json, answer) => {
+                let number = self.next + waiting.len() as u64;
+                lines.extend_from_slice(format!("{{\"seq\":{number},").as_bytes());
+                lines.extend_from_slice(json.get(1..).unwrap_or_default());
+                lines.push(b'\n');
+                waiting.push(answer);
+            }
+            Job::Close(done) => *close = Some(done),
+        }
+    }
+
+    fn commit_and_answer(
+        &mut self,
+        lines: &mut Vec<u8>,
+        waiting: &mut Vec<Option<oneshot::Sender<Result<u64, AuditError>>>>,
+    ) {
+        if waiting.is_empty() {
+            return;
+        }
+        let first = self.next;
+        let result = self.commit(lines);
+        if let Err(error) = &result {
+            tracing::error!(%error, "records could not be made durable: nothing is forwarded");
+        }
+        for (number, answer) in (first..).zip(waiting.drain(..)) {
+            let Some(answer) = answer else { continue };
+            let told = match &result {
+                Ok(()) => Ok(number),
+                Err(error) => Err(AuditError::Disk(error.to_string())),
+            };
+            // Nobody waits any more: the record stays all the same.
+            let _gone = answer.send(told);
+        }
+        lines.clear();
+    }
+
+    /// One group commit. After a failure the file is cut back, so that no half of it is ever read.
+    fn commit(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.check_space()?;
+        if self.broken {
+            self.mend()?;
+        }
+        if self.file.is_none() {
+            self.file = Some(self.create()?);
+        }
+        let bytes = segment::encode(lines)?;
+        let Some(open) = &mut self.file else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let written = open.file.write_all(&bytes).and_then(|()| open.file.sync_data());
+        if let Err(error) = written {
+            self.broken = true;
+            return Err(error);
+        }
+        open.length += bytes.len() as u64;
+        for record in lines.split_inclusive(|b| *b == b'\n') {
+            self.head = chain::next(self.head, record);
+            open.leaves.push(chain::leaf(record));
+            self.next += 1;
+        }
+        if open.length >= self.config.segment_bytes || open.since.elapsed() >= self.config.segment_age {
+            self.seal("complete")?;
+        }
+        Ok(())
+    }
+
+    fn check_space(&self) -> io::Result<()> {
+        let stat = rustix::fs::statvfs(&self.config.dir)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free < self.config.min_free_bytes {
+            let what = format!(
+                "only {free} bytes are free where the audit log lives ({} are kept free)",
+                self.config.min_free_bytes
+            );
+            return Err(io::Error::new(io::ErrorKind::StorageFull, what));
+        }
+        Ok(())
+    }
+
+    fn mend(&mut self) -> io::Result<()> {
+        if let Some(open) = &mut self.file {
+            open.file.set_len(open.length)?;
+            open.file = fs::OpenOptions::new().append(true).open(&open.path)?;
+        }
+        self.broken = false;
+        Ok(())
+    }
+
+    fn create(&self) -> io::Result<Open> {
+        let path = self.dir.join(segment::file_name(self.next, "seg"));
+        let file = fs::OpenOptions::new().append(true).create_new(true).open(&path)?;
+        sync_directory(&self.dir)?;
+        Ok(Open {
+            file,
+            path,
+            first: self.next,
+            length: 0,
+            since: Instant::now(),
+            before: self.head,
+            leaves: Vec::new(),
+        })
+    }
+
+    fn seal(&mut self, how: &str) -> io::Result<()> {
+        let Some(open) = self.file.take() else {
+            return Ok(());
+        };
+        let statement = Statement {
+            boot: self.boot.clone(),
+            first: open.first,
+            count: open.leaves.len() as u64,
+            chain_before: open.before.to_string(),
+            chain_after: self.head.to_string(),
+            merkle_root: chain::root(&open.leaves).to_string(),
+            previous: self.previous.to_string(),
+            sealed_ns: crate::clock::now().as_nanos(),
+            how: how.to_owned(),
+        };
+        let seal = self.signer.seal(&statement)?;
+        self.previous = seal.digest();
+        seal::write(&open.path.with_extension("seal"), &seal)
+    }
+
+    fn finish(&mut self) {
+        if let Err(error) = self.seal("complete") {
+            tracing::error!(%error, "the last segment could not be sealed; the next agent will");
+        }
+    }
+}
+
+/// The newest seal of all boots: a boot that vanishes leaves a seal that names one which is not there.
+fn newest_seal(root: &Path) -> io::Result<Digest> {
+    let mut newest: Option<(i64, Digest)> = None;
+    for boot in segment::boots(root)? {
+        for (_, path) in segment::list(&boot)? {
+            let Ok(seal) = seal::read(&path.with_extension("seal")) else {
+                continue;
+            };
+            let Ok(statement) = serde_json::from_str::<Statement>(&seal.statement) else {
+                continue;
+            };
+            if newest.as_ref().is_none_or(|(at, _)| *at <= statement.sealed_ns) {
+                newest = Some((statement.sealed_ns, seal.digest()));
+            }
+        }
+    }
+    Ok(newest.map_or_else(|| Digest::of(b""), |(_, digest)| digest))
+}
+
+/// Seals the open segments of boots that are no longer alive; a torn last commit was never acknowledged and is cut off.
+fn recover(root: &Path, signer: &Signer) -> io::Result<()> {
+    for dir in segment::boots(root)? {
+        // An agent that died between making its directory and its lock left nothing to seal.
+        let lock = fs::OpenOptions::new().create(true).append(true).open(dir.join("lock"))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        recover_boot(root, &dir, signer)?;
+    }
+    Ok(())
+}
+
+fn recover_boot(root: &Path, dir: &Path, signer: &Signer) -> io::Result<()> {
+    let boot = dir
+        .file_name()
+        .and_then(|n| n.to_str())
+        .unwrap_or_default()
+        .to_owned();
+    let mut head = chain::start(&boot);
+    let mut previous = None;
+    for (first, path) in segment::list(dir)? {
+        let sealed = seal::read(&path.with_extension("seal")).ok();
+        if let Some(seal) = sealed {
+            // A sealed segment is not touched: verification judges it.
+            let statement: Option<Statement> = serde_json::from_str(&seal.statement).ok();
+            head = statement
+                .and_then(|s| Digest::from_hex(&s.chain_after))
+                .unwrap_or(head);
+            previous = Some(seal.digest());
+            continue;
+        }
+        let bytes = fs::read(&path)?;
+        let commits = segment::decode(&bytes);
+        if commits.torn {
+            let file = fs::OpenOptions::new().write(true).open(&path)?;
+            file.set_len(commits.end as u64)?;
+            file.sync_all()?;
+        }
+        let before = head;
+        let mut leaves = Vec::new();
+        for record in commits.lines.split_inclusive(|b| *b == b'\n') {
+            head = chain::next(head, record);
+            leaves.push(chain::leaf(record));
+        }
+        let statement = Statement {
+            boot: boot.clone(),
+            first,
+            count: leaves.len() as u64,
+            chain_before: before.to_string(),
+            chain_after: head.to_string(),
+            merkle_root: chain::root(&leaves).to_string(),
+            previous: match previous {
+                Some(digest) => digest.to_string(),
+                None => newest_seal(root)?.to_string(),
+            },
+            sealed_ns: crate::clock::now().as_nanos(),
+            how: "recovered".into(),
+        };
+        let seal: Seal = signer.seal(&statement)?;
+        previous = Some(seal.digest());
+        seal::write(&path.with_extension("seal"), &seal)?;
+    }
+    Ok(())
+}
