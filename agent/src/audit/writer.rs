@@ -263,7 +263,10 @@ fn newest_seal(root: &Path) -> io::Result<Digest> {
 fn recover(root: &Path, signer: &Signer) -> io::Result<()> {
     for dir in segment::boots(root)? {
         // An agent that died between making its directory and its lock left nothing to seal.
-        let lock = fs::OpenOptions::new().create(true).append(true).open(dir.join("lock"))?;
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.join("lock"))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }

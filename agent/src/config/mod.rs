@@ -13,3 +13,4 @@ pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
     KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
 };
+pub use value::fetchable;

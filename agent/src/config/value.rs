@@ -84,7 +84,10 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 }
 
 /// Whether a key set may be fetched from there: `https`, or `http` on loopback.
-pub(super) fn fetchable(url: &str) -> Result<(), String> {
+///
+/// # Errors
+/// What to write instead.
+pub fn fetchable(url: &str) -> Result<(), String> {
     if let Some(rest) = url.strip_prefix("https://") {
         return if rest.is_empty() {
             Err(format!("{url:?} has no host"))

@@ -1,5 +1,11 @@
 //! From a process to the person or service behind it: tokens of several issuers, and when they end.
 
 mod binding;
+mod fetch;
+mod keys;
+#[cfg(test)]
+mod tests;
+mod token;
 
-pub use binding::Binding;
+pub use binding::{Binding, IdentityChange, TokenSource};
+pub use token::{IdentityError, Issuers};
