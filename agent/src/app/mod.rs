@@ -1,4 +1,9 @@
 //! The composition root: builds every room, starts, waits, drains; the only place that wires.
 
 pub mod environment;
+mod rooms;
+pub mod run;
+mod serve;
 pub mod user;
+
+pub use run::{RunError, RunSpec, run};

@@ -1,11 +1,23 @@
 //! Requests for consent and the grants that answer them.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::audit::{ApprovalStep, AuditLog, Event};
+use crate::config::ApprovalConfig;
 use crate::model::{Fingerprint, Group, OperationId, PolicyId, Principal, Target, Ticket, Timestamp};
 
-use super::consent::Consent;
+use super::consent::{Approver, Consent};
+use super::rules::{Rejection, groups_of, is_granted, may_vote};
+use super::store::{Request, RequestState, Store};
+
+/// How often a waiter looks at the store for decisions that came through another agent.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A request for consent.
 #[derive(Debug, Clone)]
@@ -52,31 +64,116 @@ pub enum Answer {
     Expired,
 }
 
+/// What a person says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vote {
+    /// Yes.
+    Approve,
+    /// No, and why.
+    Deny {
+        /// Why.
+        comment: String,
+    },
+}
+
+/// Who says it, and from where.
+#[derive(Debug, Clone)]
+pub struct Voter {
+    /// The person, by their own token.
+    pub principal: Principal,
+    /// The local user on the control socket.
+    pub uid: Option<u32>,
+}
+
 /// Why the broker could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The store failed.
     #[error("the store of approvals cannot be used: {0}")]
     Store(String),
+    /// It could not be recorded, so it did not happen.
+    #[error("it could not be recorded, so it was not done: {0}")]
+    Audit(#[from] crate::audit::AuditError),
+    /// No such ticket.
+    #[error("there is no request {0} here (see `interdict approvals list`)")]
+    Unknown(Ticket),
+    /// The vote does not count.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The system has no randomness.
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+impl From<rusqlite::Error> for BrokerError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.to_string())
+    }
 }
 
 /// Requests for consent and the grants that answer them; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Broker {}
+#[derive(Debug, Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Mutex<Store>,
+    audit: AuditLog,
+    config: ApprovalConfig,
+    decided: Notify,
+}
 
 impl Broker {
+    /// Opens the store of this host.
+    ///
+    /// # Errors
+    /// Where it cannot be used.
+    pub fn open_store(path: &Path, audit: AuditLog, config: ApprovalConfig) -> Result<Self, BrokerError> {
+        Ok(Self::with(Store::open(path)?, audit, config))
+    }
+
+    /// A broker that forgets, for tests of other rooms.
+    ///
+    /// # Errors
+    /// Where SQLite cannot be used at all.
+    pub fn in_memory(audit: AuditLog, config: ApprovalConfig) -> Result<Self, BrokerError> {
+        Ok(Self::with(Store::in_memory()?, audit, config))
+    }
+
+    fn with(store: Store, audit: AuditLog, config: ApprovalConfig) -> Self {
+        let inner = Inner {
+            store: Mutex::new(store),
+            audit,
+            config,
+            decided: Notify::new(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
     /// Uses up a grant for exactly this principal, target and fingerprint, where there is one.
     ///
     /// # Errors
-    /// Where the store fails: then there is no consent.
+    /// Where the store fails or the use cannot be recorded: then there is no consent.
     pub async fn claim(
         &self,
-        _principal: &Principal,
-        _target: &Target,
-        _fingerprint: Fingerprint,
-        _now: Timestamp,
+        principal: &Principal,
+        target: &Target,
+        fingerprint: Fingerprint,
+        now: Timestamp,
     ) -> Result<Option<Consent>, BrokerError> {
-        Ok(None)
+        let key = (principal.key(), target.name.to_string(), fingerprint.to_string());
+        let approved = self
+            .stored(move |store| store.find((&key.0, &key.1, &key.2), RequestState::Approved))
+            .await?;
+        match approved {
+            Some(request) if now < request.expires_at => self.take(request).await,
+            Some(request) => self.expire(request).await.map(|()| None),
+            None => Ok(None),
+        }
     }
 
     /// Opens a request, or finds the open one for the same principal, target and fingerprint (a client that repeats
@@ -84,15 +181,233 @@ impl Broker {
     ///
     /// # Errors
     /// Where the store or the log fails.
-    pub async fn open(&self, _ask: &Ask, _now: Timestamp) -> Result<Ticket, BrokerError> {
-        Err(BrokerError::Store("not open".into()))
+    pub async fn open(&self, ask: &Ask, now: Timestamp) -> Result<Ticket, BrokerError> {
+        let key = (
+            ask.principal.key(),
+            ask.target.name.to_string(),
+            ask.fingerprint.to_string(),
+        );
+        let open = self
+            .stored(move |store| store.find((&key.0, &key.1, &key.2), RequestState::Open))
+            .await?;
+        match open {
+            Some(request) if now < request.expires_at => return Ok(request.ticket),
+            Some(request) => self.expire(request).await?,
+            None => {}
+        }
+        let request = self.request(ask, now)?;
+        let ticket = request.ticket.clone();
+        let approvers: BTreeSet<Group> = ask.approvers.iter().flatten().cloned().collect();
+        let step = ApprovalStep::Requested {
+            approvers: approvers.into_iter().collect(),
+        };
+        self.note(&request, None, step).await?;
+        self.stored(move |store| store.insert(&request)).await?;
+        Ok(ticket)
     }
 
     /// Waits for an answer, at most `patience`; `Duration::ZERO` looks once.
     ///
     /// # Errors
     /// Where the store fails: then there is no consent.
-    pub async fn wait(&self, _ticket: &Ticket, _patience: Duration) -> Result<Answer, BrokerError> {
-        Ok(Answer::Pending)
+    pub async fn wait(&self, ticket: &Ticket, patience: Duration) -> Result<Answer, BrokerError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let decided = self.inner.decided.notified();
+            let request = self.get(ticket).await?;
+            let now = crate::clock::now();
+            match request.state {
+                RequestState::Approved if now < request.expires_at => {
+                    if let Some(consent) = self.take(request).await? {
+                        return Ok(Answer::Granted(consent));
+                    }
+                    continue;
+                }
+                RequestState::Open if now < request.expires_at => {}
+                RequestState::Open | RequestState::Approved => {
+                    self.expire(request).await?;
+                    return Ok(Answer::Expired);
+                }
+                RequestState::Denied => {
+                    let (by, comment) = request.denied.unwrap_or_default();
+                    return Ok(Answer::Denied { by, comment });
+                }
+                // The same operation was sent twice, and the other one used it.
+                RequestState::Used | RequestState::Expired => return Ok(Answer::Expired),
+            }
+            if Instant::now() >= deadline {
+                return Ok(Answer::Pending);
+            }
+            let look = deadline.min(Instant::now() + LOOK);
+            tokio::select! {
+                () = decided => {}
+                () = tokio::time::sleep_until(look) => {}
+            }
+        }
+    }
+
+    /// The newest requests; only open ones unless `all`.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn list(&self, all: bool) -> Result<Vec<Request>, BrokerError> {
+        self.stored(move |store| store.list(all)).await
+    }
+
+    /// One request, for somebody to look at; recorded.
+    ///
+    /// # Errors
+    /// Where there is none, or the store or the log fails.
+    pub async fn view(&self, ticket: &Ticket, viewer: &Voter) -> Result<Request, BrokerError> {
+        let request = self.get(ticket).await?;
+        self.note(&request, Some(viewer), ApprovalStep::Viewed).await?;
+        Ok(request)
+    }
+
+    /// Counts a vote. Recorded before it takes effect, also when it is rejected.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub async fn vote(
+        &self,
+        ticket: &Ticket,
+        voter: &Voter,
+        vote: Vote,
+        now: Timestamp,
+    ) -> Result<Request, BrokerError> {
+        let mut request = self.get(ticket).await?;
+        if let Err(rejection) = may_vote(&request, &voter.principal, now) {
+            let step = ApprovalStep::Rejected {
+                reason: rejection.to_string(),
+            };
+            self.note(&request, Some(voter), step).await?;
+            return Err(rejection.into());
+        }
+        let step = match vote {
+            Vote::Approve => {
+                request.votes.push(Approver {
+                    principal: voter.principal.key(),
+                    groups: groups_of(&voter.principal),
+                    at: now,
+                });
+                if is_granted(&request) {
+                    request.state = RequestState::Approved;
+                    request.expires_at = now.plus(self.inner.config.grant_ttl);
+                }
+                ApprovalStep::Approved
+            }
+            Vote::Deny { comment } => {
+                request.state = RequestState::Denied;
+                request.denied = Some((voter.principal.key(), comment.clone()));
+                ApprovalStep::Denied { comment }
+            }
+        };
+        self.note(&request, Some(voter), step).await?;
+        let stored = request.clone();
+        if !self
+            .stored(move |store| store.update(&stored, RequestState::Open))
+            .await?
+        {
+            return Err(Rejection::Over("decided").into());
+        }
+        self.inner.decided.notify_waiters();
+        Ok(request)
+    }
+
+    /// Uses up an approved request; `None` where somebody else was quicker.
+    async fn take(&self, mut request: Request) -> Result<Option<Consent>, BrokerError> {
+        request.state = RequestState::Used;
+        let stored = request.clone();
+        if !self
+            .stored(move |store| store.update(&stored, RequestState::Approved))
+            .await?
+        {
+            return Ok(None);
+        }
+        self.note(&request, None, ApprovalStep::Used).await?;
+        Ok(Some(Consent {
+            ticket: request.ticket,
+            approvers: request.votes,
+        }))
+    }
+
+    async fn expire(&self, mut request: Request) -> Result<(), BrokerError> {
+        let from = request.state;
+        request.state = RequestState::Expired;
+        let stored = request.clone();
+        if self.stored(move |store| store.update(&stored, from)).await? {
+            self.note(&request, None, ApprovalStep::Expired).await?;
+        }
+        Ok(())
+    }
+
+    async fn get(&self, ticket: &Ticket) -> Result<Request, BrokerError> {
+        let wanted = ticket.clone();
+        let found = self.stored(move |store| store.get(&wanted)).await?;
+        found.ok_or_else(|| BrokerError::Unknown(ticket.clone()))
+    }
+
+    fn request(&self, ask: &Ask, now: Timestamp) -> Result<Request, BrokerError> {
+        let mut bits = [0; 4];
+        aws_lc_rs::rand::fill(&mut bits).map_err(|_unspecified| BrokerError::Random)?;
+        Ok(Request {
+            ticket: Ticket::from_random(u32::from_ne_bytes(bits)),
+            state: RequestState::Open,
+            operation: ask.operation.to_string(),
+            principal: ask.principal.key(),
+            target: ask.target.name.to_string(),
+            fingerprint: ask.fingerprint.to_string(),
+            action: ask.action.clone(),
+            text: ask.text.clone(),
+            process: ask.process.clone(),
+            policies: ask.policies.iter().map(ToString::to_string).collect(),
+            reason: ask.reason.clone(),
+            approvers: ask.approvers.clone(),
+            min_approvals: ask.min_approvals,
+            asked_at: now,
+            expires_at: now.plus(self.inner.config.request_ttl),
+            votes: Vec::new(),
+            denied: None,
+        })
+    }
+
+    async fn note(
+        &self,
+        request: &Request,
+        who: Option<&Voter>,
+        step: ApprovalStep,
+    ) -> Result<(), BrokerError> {
+        let event = Event::Approval {
+            ticket: request.ticket.clone(),
+            operation: request
+                .operation
+                .parse()
+                .unwrap_or_else(|_damaged| OperationId::new()),
+            principal: request.principal.clone(),
+            target: request.target.clone(),
+            actor: who.map(|w| w.principal.key()).unwrap_or_default(),
+            actor_groups: who
+                .map(|w| w.principal.groups.iter().cloned().collect())
+                .unwrap_or_default(),
+            actor_uid: who.and_then(|w| w.uid),
+            step,
+        };
+        let _receipt = self.inner.audit.record(event).await?;
+        Ok(())
+    }
+
+    /// Runs something on the store, off the async workers.
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let inner = Arc::clone(&self.inner);
+        let done = tokio::task::spawn_blocking(move || {
+            let store = inner.store.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&store)
+        });
+        Ok(done
+            .await
+            .map_err(|error| BrokerError::Store(error.to_string()))??)
     }
 }

@@ -1,0 +1,139 @@
+//! Building the rooms from a configuration.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::approval::{Broker, BrokerError};
+use crate::audit::{AuditError, AuditLog};
+use crate::config::Config;
+use crate::connection::tls::{Authority, TlsError};
+use crate::identity::{Binding, IdentityError, Issuers, TokenSource};
+use crate::mask::{Classes, ClassesError, KeyError, MaskEngine, MaskKey};
+use crate::model::{BootId, Principal, PrincipalKind, RunId};
+use crate::policy::{Engine, Policies, PolicyErrors, from_directory, shipped};
+use crate::session::Rooms;
+
+/// Why a room could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The state directory.
+    #[error("the state directory {path} cannot be used: {source}")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Records.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Data classes.
+    #[error(transparent)]
+    Classes(#[from] ClassesError),
+    /// The masking key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Policies.
+    #[error("the policies are wrong:\n{0}")]
+    Policies(#[from] PolicyErrors),
+    /// Approvals.
+    #[error(transparent)]
+    Approvals(#[from] BrokerError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The identity.
+    #[error("the identity token is not accepted: {0}")]
+    Identity(#[from] IdentityError),
+}
+
+/// Everything that judges a run, and what the process is given.
+pub(super) struct Built {
+    pub(super) rooms: Arc<Rooms>,
+    pub(super) issuers: Issuers,
+    pub(super) authority: Arc<Authority>,
+    pub(super) bundle: PathBuf,
+}
+
+/// Builds the rooms.
+pub(super) async fn build(
+    config: &Config,
+    token: Option<&TokenSource>,
+    workload: &str,
+) -> Result<Built, BuildError> {
+    let state = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BuildError::State { path, source }
+    };
+    fs::create_dir_all(&config.state_dir).map_err(state(&config.state_dir))?;
+    let host = host_name();
+    let audit = AuditLog::open(&config.audit, &host, BootId::new())?;
+    let columns = config.targets.iter().flat_map(|t| t.columns.iter().cloned());
+    let classes = Classes::load(&config.masking, columns)?;
+    let key = MaskKey::load_or_create(&config.state_dir.join("mask.key"))?;
+    let masks = Arc::new(MaskEngine::new(classes, key));
+    let sources = match &config.policies {
+        Some(dir) => from_directory(dir)?,
+        None => shipped(),
+    };
+    let policies = Arc::new(Policies::new(Engine::load(&sources, masks.classes())?));
+    let issuers = Issuers::new(&config.issuers);
+    let binding = match token {
+        Some(source) => Binding::from_token(source, &issuers, crate::clock::now()).await?,
+        None => Binding::fixed(workload_principal(workload)),
+    };
+    let broker = Broker::open_store(
+        &config.state_dir.join("approvals.db"),
+        audit.clone(),
+        config.approval.clone(),
+    )?;
+    let ca_dir = config.state_dir.join("ca");
+    let authority = Arc::new(Authority::load_or_create(&ca_dir, &host)?);
+    let bundle = super::environment::write_bundle(&ca_dir, authority.pem()).map_err(state(&ca_dir))?;
+    let rooms = Arc::new(Rooms {
+        run: RunId::new(),
+        binding: Arc::new(binding),
+        policies,
+        broker,
+        audit,
+        masks,
+        mode: config.mode,
+        hold: config.approval.hold,
+    });
+    Ok(Built {
+        rooms,
+        issuers,
+        authority,
+        bundle,
+    })
+}
+
+fn workload_principal(name: &str) -> Principal {
+    Principal {
+        kind: PrincipalKind::Workload,
+        issuer: None,
+        subject: name.to_owned(),
+        display: name.to_owned(),
+        groups: [].into(),
+        expires_at: None,
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The resolvers that the host is configured with (resolv.conf(5)).
+pub(super) fn resolvers() -> Vec<SocketAddr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let server = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok())?
+    };
+    text.lines()
+        .filter_map(server)
+        .map(|ip| SocketAddr::new(ip, 53))
+        .collect()
+}

@@ -1,0 +1,389 @@
+//! `interdict run`: an embedded agent around one command.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::audit::{AuditLog, Event};
+use crate::config::Config;
+use crate::connection::{Acceptor, Targets};
+use crate::control::wire::Status;
+use crate::control::{ControlRooms, Server, directory};
+use crate::guard::{self, Denial, Denials, Guard, GuardError, LaunchSpec, Launched, RunCgroup};
+use crate::identity::{IdentityChange, TokenSource};
+use crate::model::{Digest, OriginalDst, RunId};
+use crate::task::{Task, spawn};
+
+use super::environment;
+use super::rooms::{BuildError, build, resolvers};
+use super::serve::Serving;
+use super::user::RunAs;
+
+/// Denials of the same kind within this time share a record.
+const DENIAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct RunSpec {
+    /// The configuration.
+    pub config: Config,
+    /// The digest of its file.
+    pub config_digest: Digest,
+    /// Where the identity comes from; `None`: the workload is nobody but itself.
+    pub token: Option<TokenSource>,
+    /// The variable that the token came from: removed from the command's environment.
+    pub token_variable: Option<String>,
+    /// Whom the command runs as; `None`: as the agent.
+    pub run_as: Option<RunAs>,
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+}
+
+/// Why the command could not be run governed. Nothing of it has run then.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A room.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The kernel.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The first record.
+    #[error("nothing is run that cannot be recorded: {0}")]
+    Audit(#[from] crate::audit::AuditError),
+    /// A target.
+    #[error(transparent)]
+    Tls(#[from] crate::connection::tls::TlsError),
+    /// A system call.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the command governed, until the last of its processes has ended; its exit status as shells show it.
+///
+/// # Errors
+/// Where it could not be started governed.
+pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
+    let RunSpec {
+        config,
+        config_digest,
+        token,
+        token_variable,
+        run_as,
+        command,
+    } = spec;
+    let name = command.first().map(|c| base_name(c)).unwrap_or_default();
+    let built = build(&config, token.as_ref(), &name).await?;
+    let rooms = &built.rooms;
+    let audit = rooms.audit.clone();
+    let targets = Targets::resolve(&config.targets).await;
+    let serving = Arc::new(Serving::new(
+        &config,
+        Arc::clone(rooms),
+        Arc::clone(&targets),
+        &built.authority,
+    )?);
+    // Declared before the guard: the hooks go first, then the cgroup.
+    let cgroup = RunCgroup::create()?;
+    let mut guard = Guard::attach(&cgroup, &resolvers())?;
+    note_features(&guard);
+    let principal = rooms.binding.current(crate::clock::now()).ok();
+    let started = Event::AgentStarted {
+        version: env!("CARGO_PKG_VERSION").into(),
+        config: config_digest,
+        bundle: rooms.policies.current().bundle(),
+        hooks: guard.features().attached.clone(),
+    };
+    let _receipt = audit.record(started).await?;
+    let mut tasks = vec![spawn("targets", Arc::clone(&targets).keep_fresh())];
+    for (listener, address) in guard.take_listeners() {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|source| RunError::System {
+            what: "the listener cannot be used",
+            source,
+        })?;
+        let acceptor = Acceptor::new(listener, address, guard.netns(), guard.flows());
+        tasks.push(spawn("accept", Arc::clone(&serving).serve(acceptor)));
+    }
+    if let Some(denials) = guard.take_denials() {
+        tasks.push(spawn(
+            "denials",
+            record_denials(denials, audit.clone(), rooms.run),
+        ));
+    }
+    if let Some(source) = token {
+        let (changes, told) = mpsc::channel(16);
+        tasks.push(spawn(
+            "identity",
+            Arc::clone(&rooms.binding).watch(source, built.issuers.clone(), changes),
+        ));
+        tasks.push(spawn(
+            "identity records",
+            record_identity(told, audit.clone(), rooms.run),
+        ));
+    }
+    tasks.extend(control(&built.issuers, &guard, rooms));
+    if let Some(principal) = principal {
+        let uid = run_as
+            .as_ref()
+            .map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
+        let bound = Event::IdentityBound {
+            run: rooms.run,
+            principal: Arc::clone(&principal),
+        };
+        let _receipt = audit.record(bound).await?;
+        let _receipt = audit
+            .record(Event::RunStarted {
+                run: rooms.run,
+                principal,
+                command: name,
+                uid,
+            })
+            .await?;
+    }
+    let changes = environment::for_command(
+        &config,
+        built.authority.pem_path(),
+        &built.bundle,
+        token_variable.as_deref(),
+    );
+    let launched = guard::launch(&mut guard, &cgroup, launch_spec(command, run_as, changes)).await?;
+    let status = wait(launched, &cgroup).await?;
+    let _receipt = audit
+        .record(Event::RunEnded {
+            run: rooms.run,
+            status,
+        })
+        .await?;
+    drop(tasks);
+    let _receipt = audit
+        .record(Event::AgentStopped {
+            reason: "the last process of the run ended".into(),
+        })
+        .await?;
+    audit.close().await;
+    drop(guard);
+    Ok(status)
+}
+
+fn note_features(guard: &Guard) {
+    for (feature, lost) in &guard.features().missing {
+        tracing::warn!(feature, lost, "this kernel lacks a feature");
+    }
+}
+
+fn control(
+    issuers: &crate::identity::Issuers,
+    guard: &Guard,
+    rooms: &Arc<crate::session::Rooms>,
+) -> Option<Task<()>> {
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        run: rooms.run.to_string(),
+        principal: rooms
+            .binding
+            .current(crate::clock::now())
+            .map(|p| p.key())
+            .unwrap_or_default(),
+        hooks: guard.features().attached.clone(),
+    };
+    let control = ControlRooms {
+        broker: rooms.broker.clone(),
+        issuers: issuers.clone(),
+        status,
+    };
+    match Server::listen(&directory()) {
+        Ok(server) => Some(spawn("control", server.serve(Arc::new(control)))),
+        Err(error) => {
+            // Then nothing can be approved here: what needs approval stays refused.
+            tracing::warn!(%error, "approvals cannot be decided through this agent");
+            None
+        }
+    }
+}
+
+fn launch_spec(
+    command: Vec<OsString>,
+    run_as: Option<RunAs>,
+    changes: environment::Environment,
+) -> LaunchSpec {
+    let environment::Environment { mut set, removed } = changes;
+    let identity = run_as.map(
+        |RunAs {
+             name,
+             uid,
+             gid,
+             groups,
+             home,
+         }| {
+            set.extend([
+                ("USER".into(), name.clone().into()),
+                ("LOGNAME".into(), name.into()),
+            ]);
+            set.extend(home.map(|home| ("HOME".into(), home.into_os_string())));
+            guard::Identity { uid, gid, groups }
+        },
+    );
+    LaunchSpec {
+        command,
+        identity,
+        set,
+        removed,
+    }
+}
+
+/// Waits for the command, passing signals on to it, and then for the last of its processes.
+async fn wait(launched: Launched, cgroup: &RunCgroup) -> Result<i32, RunError> {
+    let Launched { mut child, pid } = launched;
+    let mut signals = Signals::listen().map_err(|source| RunError::System {
+        what: "no signals",
+        source,
+    })?;
+    let status = loop {
+        tokio::select! {
+            ended = child.wait() => {
+                break ended.map_err(|source| RunError::System { what: "the command's end was not seen", source })?;
+            }
+            number = signals.next() => forward(pid, number),
+        }
+    };
+    let mut ending = std::pin::pin!(cgroup.wait_empty());
+    loop {
+        tokio::select! {
+            empty = &mut ending => {
+                empty?;
+                return Ok(shown(status));
+            }
+            // Its children are left: a second wish to end ends them.
+            number = signals.next() => {
+                tracing::debug!(?number, "ending what is left of the run");
+                cgroup.kill();
+            }
+        }
+    }
+}
+
+/// As shells show it.
+fn shown(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .or_else(|| status.signal().map(|number| 128 + number))
+        .unwrap_or(1)
+}
+
+fn forward(pid: u32, number: rustix::process::Signal) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = rustix::process::kill_process(pid, number)
+    {
+        tracing::debug!(%error, "the command was gone");
+    }
+}
+
+/// The signals that are passed on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+    user1: Signal,
+    user2: Signal,
+    window: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            window: signal(SignalKind::window_change())?,
+        })
+    }
+
+    async fn next(&mut self) -> rustix::process::Signal {
+        use rustix::process::Signal as Number;
+        tokio::select! {
+            _ = self.interrupt.recv() => Number::INT,
+            _ = self.terminate.recv() => Number::TERM,
+            _ = self.hangup.recv() => Number::HUP,
+            _ = self.quit.recv() => Number::QUIT,
+            _ = self.user1.recv() => Number::USR1,
+            _ = self.user2.recv() => Number::USR2,
+            _ = self.window.recv() => Number::WINCH,
+        }
+    }
+}
+
+/// Records what the hooks deny; the same again and again becomes one record a second with its count.
+async fn record_denials(mut denials: Denials, audit: AuditLog, run: RunId) {
+    let mut last: HashMap<(u32, &'static str, Option<OriginalDst>), (Instant, u64)> = HashMap::new();
+    while let Some(Denial {
+        hook,
+        process,
+        original,
+        reason,
+    }) = denials.next().await
+    {
+        let key = (process.tgid, hook, original);
+        if last.len() > 1024 {
+            last.clear();
+        }
+        let (at, times) = last.entry(key).or_insert((Instant::now(), 0));
+        *times += 1;
+        if *times > 1 && at.elapsed() < DENIAL_PAUSE {
+            continue;
+        }
+        tracing::info!(hook, pid = process.tgid, %reason, "denied in the kernel");
+        let event = Event::KernelDenied {
+            run,
+            process: Arc::new(process),
+            hook,
+            original,
+            reason,
+            times: *times,
+        };
+        (*at, *times) = (Instant::now(), 1);
+        if let Err(error) = audit.post(event).await {
+            tracing::error!(%error, "a denial could not be recorded");
+        }
+    }
+}
+
+async fn record_identity(mut told: mpsc::Receiver<IdentityChange>, audit: AuditLog, run: RunId) {
+    while let Some(change) = told.recv().await {
+        let event = match change {
+            IdentityChange::Bound(principal) => Event::IdentityBound { run, principal },
+            IdentityChange::Ended { principal, reason } => Event::IdentityEnded {
+                run,
+                principal,
+                reason,
+            },
+        };
+        if let Err(error) = audit.post(event).await {
+            tracing::error!(%error, "a change of identity could not be recorded");
+        }
+    }
+}
+
+fn base_name(command: &OsString) -> String {
+    std::path::Path::new(command)
+        .file_name()
+        .unwrap_or(command)
+        .to_string_lossy()
+        .into_owned()
+}

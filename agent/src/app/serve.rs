@@ -1,0 +1,114 @@
+//! From accepted connections to sessions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::{Config, TargetConfig, UpstreamTls};
+use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier};
+use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
+use crate::credential::Credential;
+use crate::model::{Protocol, TargetName};
+use crate::protocol::{opaque, postgres};
+use crate::session::Rooms;
+use crate::task::Tasks;
+
+/// Sessions at the same time; beyond it the process waits to be accepted.
+const MAX_SESSIONS: usize = 8192;
+
+/// What sessions need to begin.
+pub(super) struct Serving {
+    rooms: Arc<Rooms>,
+    targets: Arc<Targets>,
+    postgres: HashMap<TargetName, Arc<postgres::Legs>>,
+}
+
+impl Serving {
+    /// Prepares every configured target.
+    ///
+    /// # Errors
+    /// Where a target's certificate could not be verified ever.
+    pub(super) fn new(
+        config: &Config,
+        rooms: Arc<Rooms>,
+        targets: Arc<Targets>,
+        authority: &Arc<Authority>,
+    ) -> Result<Self, TlsError> {
+        let cancels = Arc::new(postgres::CancelKeys::default());
+        let catalogues = Arc::new(postgres::Catalogues::default());
+        let mut legs = HashMap::new();
+        for target in config
+            .targets
+            .iter()
+            .filter(|t| t.target.protocol == Protocol::Postgres)
+        {
+            let one = postgres::Legs {
+                authority: Arc::clone(authority),
+                names: target.addresses.iter().map(|a| subject(&a.host)).collect(),
+                verifier: verifier(target)?,
+                credential: target.credential.clone().map(Credential::new),
+                cancels: Arc::clone(&cancels),
+                catalogues: Arc::clone(&catalogues),
+            };
+            legs.insert(target.target.name.clone(), Arc::new(one));
+        }
+        Ok(Self {
+            rooms,
+            targets,
+            postgres: legs,
+        })
+    }
+
+    /// Serves what `acceptor` accepts, until it is dropped.
+    pub(super) async fn serve(self: Arc<Self>, acceptor: Acceptor) {
+        let mut sessions = Tasks::default();
+        loop {
+            tokio::select! {
+                accepted = acceptor.next(), if sessions.len() < MAX_SESSIONS => match accepted {
+                    Accepted::Connection(connection) => {
+                        let serving = Arc::clone(&self);
+                        sessions.spawn("session", async move { serving.session(connection).await });
+                    }
+                    Accepted::Stranger { peer } => {
+                        tracing::warn!(%peer, "a connection that the kernel did not redirect was reset");
+                    }
+                },
+                _ = sessions.next(), if !sessions.is_empty() => {}
+            }
+        }
+    }
+
+    async fn session(&self, connection: Connection) {
+        let target = self.targets.find(connection.original);
+        let rooms = Arc::clone(&self.rooms);
+        match target.target.protocol {
+            Protocol::Opaque => Box::pin(opaque::serve(connection, rooms, target)).await,
+            Protocol::Postgres => match self.postgres.get(&target.target.name) {
+                Some(legs) => {
+                    let legs = Arc::clone(legs);
+                    Box::pin(postgres::serve(connection, rooms, target, legs)).await;
+                }
+                None => reset(connection.stream),
+            },
+        }
+    }
+}
+
+fn subject(host: &str) -> SubjectName {
+    host.parse()
+        .map_or_else(|_name| SubjectName::Dns(host.to_owned()), SubjectName::Ip)
+}
+
+fn verifier(target: &TargetConfig) -> Result<Option<UpstreamVerifier>, TlsError> {
+    match &target.tls {
+        UpstreamTls::Disabled => Ok(None),
+        UpstreamTls::Verify { ca_file, server_name } => {
+            let first = target
+                .addresses
+                .first()
+                .map(|a| a.host.as_str())
+                .unwrap_or_default();
+            let name = server_name.as_deref().unwrap_or(first);
+            UpstreamVerifier::new(&target.target.name.0, name, ca_file.as_deref(), &[]).map(Some)
+        }
+    }
+}
