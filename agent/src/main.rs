@@ -1,3 +1,5 @@
 //! The `interdict` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    interdict::cli::main()
+}

@@ -1,1 +1,147 @@
 //! The command line: one file for each subcommand; prints, never decides.
+
+mod approvals;
+mod audit;
+mod config;
+mod generate;
+mod launch;
+mod output;
+mod policy;
+mod run;
+mod sessions;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// It worked, and what was checked holds.
+const OK: u8 = 0;
+/// What was checked does not hold, or was refused.
+const FAILED: u8 = 1;
+/// No agent could be reached.
+const NO_AGENT: u8 = 3;
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo interdict run --config interdict.toml --identity-token-file token -- npx my-mcp-server
+  interdict approvals list --token-file my-token
+  interdict approvals approve apr-7k2m9x --token-file my-token
+  interdict sessions show
+  interdict audit verify
+
+Exit status: 0 done, 1 not (or a check failed), 2 wrong use, 3 no agent reached; `run` ends with its command's status.";
+
+/// Govern what MCP servers and AI agents do on the network.
+#[derive(Debug, Parser)]
+#[command(name = "interdict", version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command with every connection of it governed.
+    Run(run::RunArgs),
+    /// Requests for approval: list, show, approve, deny.
+    #[command(subcommand)]
+    Approvals(approvals::ApprovalsCommand),
+    /// The audit log: verify it.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Recorded sessions: list, show.
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
+    /// Policies: check them.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// The configuration: check it.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print completions for a shell.
+    Completions(generate::CompletionsArgs),
+    /// Write man pages into a directory.
+    Man(generate::ManArgs),
+    /// The child's side of `run`.
+    #[command(name = "__launch", hide = true)]
+    Launch(launch::LaunchArgs),
+}
+
+/// Why a command did not work: the message, and what to do.
+#[derive(Debug)]
+struct Failure {
+    status: u8,
+    message: String,
+    hint: String,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            status: FAILED,
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+type Outcome = Result<u8, Failure>;
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Approvals(command) => approvals::run(command),
+        Command::Audit(command) => audit::run(command),
+        Command::Sessions(command) => sessions::run(command),
+        Command::Policy(command) => policy::run(command),
+        Command::Config(command) => config::run(command),
+        Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
+        Command::Launch(args) => launch::run(&args),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            output::complain(&failure.message, &failure.hint);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        for line in [
+            "interdict run -- true",
+            "interdict run --config c.toml --identity-token-file t --mode observe --user nobody -- sh -c 'exit 3'",
+            "interdict run --identity-token-env TOKEN -- psql -h db",
+            "interdict approvals list --json",
+            "interdict approvals approve apr-7k2m9x --token-file t",
+            "interdict approvals deny apr-7k2m9x --comment no",
+            "interdict audit verify --dir d --json",
+            "interdict sessions show",
+            "interdict policy check --policies p",
+            "interdict config check c.toml",
+            "interdict completions bash",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "interdict run",
+            "interdict run --identity-token-file a --identity-token-env B -- x",
+            "interdict fly",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

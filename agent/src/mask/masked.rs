@@ -34,11 +34,6 @@ impl<T> Masked<T> {
         Self { content }
     }
 
-    /// The content, for the one writer in `session::downstream` and for recordings.
-    pub(crate) fn content(&self) -> &T {
-        &self.content
-    }
-
     /// The content, for the one writer in `session::downstream`.
     pub(crate) fn into_content(self) -> T {
         self.content

@@ -1,0 +1,115 @@
+//! `interdict audit`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::audit::{Verification, verify};
+
+use super::output::{Style, say, say_json};
+use super::{FAILED, Failure, OK, Outcome};
+
+/// Where records live unless configured.
+pub(super) const DEFAULT_DIR: &str = "/var/lib/interdict/audit";
+
+/// The audit log.
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Find what was removed, added, reordered or altered.
+    Verify {
+        /// The directory of the log.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+        dir: PathBuf,
+        /// The public key (hexadecimal) that seals must be of, kept elsewhere; default: the one beside the log.
+        #[arg(long, value_name = "HEX")]
+        key: Option<String>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    verified: bool,
+    boots: u64,
+    sealed_segments: u64,
+    records: u64,
+    unsealed_records: u64,
+    findings: Vec<ShownFinding<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownFinding<'a> {
+    file: &'a str,
+    what: &'a str,
+}
+
+pub(super) fn run(command: AuditCommand) -> Outcome {
+    let AuditCommand::Verify { dir, key, json } = command;
+    let seen = verify(&dir, key.as_deref()).map_err(|error| {
+        Failure::new(
+            format!("{} cannot be verified: {error}", dir.display()),
+            "Give the directory with --dir; reading it needs the agent's user or root.",
+        )
+    })?;
+    if json {
+        print_json(&seen)
+    } else {
+        print(&seen)
+    }
+    Ok(if seen.findings.is_empty() { OK } else { FAILED })
+}
+
+fn print_json(seen: &Verification) {
+    say_json(&Shown {
+        verified: seen.findings.is_empty(),
+        boots: seen.boots,
+        sealed_segments: seen.sealed,
+        records: seen.records,
+        unsealed_records: seen.unsealed_records,
+        findings: seen
+            .findings
+            .iter()
+            .map(|f| ShownFinding {
+                file: &f.file,
+                what: &f.what,
+            })
+            .collect(),
+    });
+}
+
+fn print(seen: &Verification) {
+    let style = Style::for_stdout();
+    for finding in &seen.findings {
+        say(&format!(
+            "{} {}: {}",
+            style.bad("WRONG"),
+            finding.file,
+            finding.what
+        ));
+    }
+    let counts = format!(
+        "{} records in {} sealed segments of {} agents",
+        seen.records, seen.sealed, seen.boots
+    );
+    if seen.findings.is_empty() {
+        say(&format!(
+            "{} {counts}: complete, in order, unaltered.",
+            style.good("VERIFIED")
+        ));
+    } else {
+        say(&format!(
+            "{} {counts}: {} findings.",
+            style.bad("NOT VERIFIED"),
+            seen.findings.len()
+        ));
+    }
+    if seen.unsealed_records > 0 {
+        say(&format!(
+            "{} records of running agents are not sealed yet.",
+            seen.unsealed_records
+        ));
+    }
+}

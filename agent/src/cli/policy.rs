@@ -1,0 +1,64 @@
+//! `interdict policy`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::mask::MaskEngine;
+use crate::policy::{Engine, from_directory, shipped};
+
+use super::output::{Style, say, say_json};
+use super::{FAILED, Failure, OK, Outcome};
+
+/// Policies.
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Validate policies against the schema; every mistake with its file and line.
+    Check {
+        /// A directory of *.cedar files; default: the policies that ship.
+        #[arg(long, value_name = "DIR")]
+        policies: Option<PathBuf>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(command: PolicyCommand) -> Outcome {
+    let PolicyCommand::Check { policies, json } = command;
+    let classes = crate::mask::Classes::load(&crate::config::MaskingConfig::default(), []);
+    let classes = classes.map_err(|error| Failure::new(error.to_string(), ""))?;
+    let names = MaskEngine::new(classes, crate::mask::MaskKey::from_bytes(&[0; 32]))
+        .classes()
+        .clone();
+    let loaded = match &policies {
+        Some(dir) => from_directory(dir),
+        None => Ok(shipped()),
+    };
+    let style = Style::for_stdout();
+    match loaded.and_then(|sources| Engine::load(&sources, &names)) {
+        Ok(engine) if json => {
+            say_json(
+                &serde_json::json!({"valid": true, "policies": engine.len(), "bundle": engine.bundle().to_string()}),
+            );
+            Ok(OK)
+        }
+        Ok(engine) => {
+            say(&format!(
+                "{} {} policies, bundle {}",
+                style.good("VALID"),
+                engine.len(),
+                engine.bundle()
+            ));
+            Ok(OK)
+        }
+        Err(errors) if json => {
+            let one = |m: &crate::policy::PolicyMistake| serde_json::json!({"file": m.file, "line": m.line, "what": m.what});
+            say_json(
+                &serde_json::json!({"valid": false, "mistakes": errors.0.iter().map(one).collect::<Vec<_>>()}),
+            );
+            Ok(FAILED)
+        }
+        Err(errors) => Err(Failure::new(format!("the policies are wrong:\n{errors}"), "")),
+    }
+}
