@@ -1,5 +1,7 @@
 //! The programs. A function must not have the name of its own ELF section (`connect4`): the linker refuses it.
 //!
+//! Context fields are read and written one by one (volatile): the verifier refuses an access that the compiler merged.
+//!
 //! Every program is attached to a governed cgroup, so whatever runs it is governed; the label only says since when.
 #![expect(unsafe_code, reason = "kernel contexts and helpers are raw pointers")]
 #![expect(dead_code, reason = "the programs are called by the kernel")]
@@ -61,13 +63,13 @@ static SOCKETS: SkStorage<FlowValue> = SkStorage::new();
 #[cgroup_sock_addr(connect4)]
 fn on_connect4(ctx: SockAddrContext) -> i32 {
     let destination = destination4(&ctx);
-    on_connect(&ctx, destination)
+    on_connect::<true>(&ctx, destination)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn on_connect6(ctx: SockAddrContext) -> i32 {
     let destination = destination6(&ctx);
-    on_connect(&ctx, destination)
+    on_connect::<false>(&ctx, destination)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -102,8 +104,9 @@ fn on_getpeername4(ctx: SockAddrContext) -> i32 {
         let flow = SOCKETS.get_ptr_mut(&ctx);
         if let Some(flow) = flow.as_ref() {
             let ip = flow.original.ip;
-            (*ctx.sock_addr).user_ip4 = u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]);
-            (*ctx.sock_addr).user_port = u32::from(flow.original.port.to_be());
+            (&raw mut (*ctx.sock_addr).user_ip4)
+                .write_volatile(u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]));
+            (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(flow.original.port.to_be()));
         }
     }
     ALLOW
@@ -117,7 +120,7 @@ fn on_getpeername6(ctx: SockAddrContext) -> i32 {
         let flow = SOCKETS.get_ptr_mut(&ctx);
         if let Some(flow) = flow.as_ref() {
             write_ip6(ctx.sock_addr, &flow.original.ip);
-            (*ctx.sock_addr).user_port = u32::from(flow.original.port.to_be());
+            (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(flow.original.port.to_be()));
         }
     }
     ALLOW
@@ -200,8 +203,9 @@ fn tgid_of(task: *const u8) -> Option<u32> {
     (failed == 0).then_some(tgid)
 }
 
+/// `V4` says which hook it is: each may touch its own address fields only.
 #[inline(always)]
-fn on_connect(ctx: &SockAddrContext, destination: Address) -> i32 {
+fn on_connect<const V4: bool>(ctx: &SockAddrContext, destination: Address) -> i32 {
     let netns = netns(ctx);
     match verdict(&question(ctx, destination, netns)) {
         Verdict::Direct => ALLOW,
@@ -226,7 +230,7 @@ fn on_connect(ctx: &SockAddrContext, destination: Address) -> i32 {
             if !stored {
                 return deny(ctx, Hook::Connect, Reason::NoStorage, destination, netns);
             }
-            redirect(ctx, destination, port);
+            redirect::<V4>(ctx, destination, port);
             count(Counter::Redirected);
             ALLOW
         }
@@ -234,7 +238,7 @@ fn on_connect(ctx: &SockAddrContext, destination: Address) -> i32 {
 }
 
 #[inline(always)]
-fn redirect(ctx: &SockAddrContext, destination: Address, port: u16) {
+fn redirect<const V4: bool>(ctx: &SockAddrContext, destination: Address, port: u16) {
     // A socket bound to a device would not reach the loopback.
     let mut none = [0u8; 4];
     // SAFETY: the context is the kernel's, the buffer lives on the stack; failure leaves the socket as it was, and the
@@ -250,14 +254,14 @@ fn redirect(ctx: &SockAddrContext, destination: Address, port: u16) {
     }
     // SAFETY: the fields are writable in connect hooks, each with its own width.
     unsafe {
-        if (*ctx.sock_addr).user_family == AF_INET {
-            (*ctx.sock_addr).user_ip4 = u32::from_ne_bytes([127, 0, 0, 1]);
+        if V4 {
+            (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(u32::from_ne_bytes([127, 0, 0, 1]));
         } else if destination.is_v4_mapped() {
             write_ip6(ctx.sock_addr, &Address::v4([127, 0, 0, 1], 0).ip);
         } else {
             write_ip6(ctx.sock_addr, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         }
-        (*ctx.sock_addr).user_port = u32::from(port.to_be());
+        (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(port.to_be()));
     }
 }
 
@@ -315,10 +319,10 @@ fn destination6(ctx: &SockAddrContext) -> Address {
     // SAFETY: as above.
     unsafe {
         let words = [
-            (*ctx.sock_addr).user_ip6[0],
-            (*ctx.sock_addr).user_ip6[1],
-            (*ctx.sock_addr).user_ip6[2],
-            (*ctx.sock_addr).user_ip6[3],
+            (&raw const (*ctx.sock_addr).user_ip6[0]).read_volatile(),
+            (&raw const (*ctx.sock_addr).user_ip6[1]).read_volatile(),
+            (&raw const (*ctx.sock_addr).user_ip6[2]).read_volatile(),
+            (&raw const (*ctx.sock_addr).user_ip6[3]).read_volatile(),
         ];
         Address::v6(bytes_of(words), u16::from_be((*ctx.sock_addr).user_port as u16))
     }
@@ -338,10 +342,10 @@ fn bytes_of(words: [u32; 4]) -> [u8; 16] {
 unsafe fn write_ip6(addr: *mut bpf_sock_addr, ip: &[u8; 16]) {
     // SAFETY: the caller's; each word is written with its own width.
     unsafe {
-        (*addr).user_ip6[0] = u32::from_ne_bytes([ip[0], ip[1], ip[2], ip[3]]);
-        (*addr).user_ip6[1] = u32::from_ne_bytes([ip[4], ip[5], ip[6], ip[7]]);
-        (*addr).user_ip6[2] = u32::from_ne_bytes([ip[8], ip[9], ip[10], ip[11]]);
-        (*addr).user_ip6[3] = u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]);
+        (&raw mut (*addr).user_ip6[0]).write_volatile(u32::from_ne_bytes([ip[0], ip[1], ip[2], ip[3]]));
+        (&raw mut (*addr).user_ip6[1]).write_volatile(u32::from_ne_bytes([ip[4], ip[5], ip[6], ip[7]]));
+        (&raw mut (*addr).user_ip6[2]).write_volatile(u32::from_ne_bytes([ip[8], ip[9], ip[10], ip[11]]));
+        (&raw mut (*addr).user_ip6[3]).write_volatile(u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]));
     }
 }
 
@@ -425,10 +429,10 @@ fn flow_key(ctx: &SockOpsContext) -> FlowKey {
         }
         let listener = Address::v6(
             bytes_of([
-                (*ops).remote_ip6[0],
-                (*ops).remote_ip6[1],
-                (*ops).remote_ip6[2],
-                (*ops).remote_ip6[3],
+                (&raw const (*ops).remote_ip6[0]).read_volatile(),
+                (&raw const (*ops).remote_ip6[1]).read_volatile(),
+                (&raw const (*ops).remote_ip6[2]).read_volatile(),
+                (&raw const (*ops).remote_ip6[3]).read_volatile(),
             ]),
             remote,
         );
@@ -437,10 +441,10 @@ fn flow_key(ctx: &SockOpsContext) -> FlowKey {
         } else {
             Address::v6(
                 bytes_of([
-                    (*ops).local_ip6[0],
-                    (*ops).local_ip6[1],
-                    (*ops).local_ip6[2],
-                    (*ops).local_ip6[3],
+                    (&raw const (*ops).local_ip6[0]).read_volatile(),
+                    (&raw const (*ops).local_ip6[1]).read_volatile(),
+                    (&raw const (*ops).local_ip6[2]).read_volatile(),
+                    (&raw const (*ops).local_ip6[3]).read_volatile(),
                 ]),
                 local,
             )

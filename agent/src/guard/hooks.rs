@@ -324,8 +324,16 @@ fn refused(hook: &'static str, error: &dyn std::error::Error) -> GuardError {
     }
 }
 
-/// An error with all its causes, in one line (the verifier's log can be long: its end says what failed).
+/// An error with all its causes. The verifier's log can be thousands of lines: its end says what failed.
 fn chain(error: &dyn std::error::Error) -> String {
+    let text = causes(error);
+    tracing::debug!(text, "the kernel's whole answer");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let start = lines.len().saturating_sub(8);
+    lines.get(start..).unwrap_or_default().join("\n")
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
