@@ -1,1 +1,11 @@
-//! Harness words for the suites: worlds, servers, clients, expectations.
+//! Harness words for the suites: a world with a real PostgreSQL, a real issuer of tokens, and the agent around a command.
+
+pub mod agent;
+pub mod oidc;
+pub mod postgres;
+pub mod tools;
+
+pub use agent::{Agent, Ended};
+pub use oidc::Oidc;
+pub use postgres::Postgres;
+pub use tools::{can_govern, python, tool};
