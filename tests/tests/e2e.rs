@@ -355,7 +355,9 @@ def attempt(name, f):
     try:
         print(name, f() or "open")
     except OSError as e:
-        print(name, errno.errorcode.get(e.errno, e.errno))
+        code = errno.errorcode.get(e.errno, e.errno)
+        # What the kernel itself denies before the hook (ping sockets, by default) is denied too.
+        print(name, "denied" if code in ("EPERM", "EACCES") else code)
 def talk(family, address, kind=socket.SOCK_STREAM, proto=0):
     s = socket.socket(family, kind, proto)
     s.settimeout(10)
@@ -375,7 +377,7 @@ attempt("mptcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262) 
     );
     let python = python().display().to_string();
     let seen = agent.run(Some(&w.alice), &[&python, "-c", &script]).expect("run");
-    let expected = "tcp4 ECONNRESET\ntcp6 ECONNRESET\nmapped ECONNRESET\nudp EPERM\nudp sendto EPERM\nraw EPERM\nping EPERM\nmptcp EPERM\n";
+    let expected = "tcp4 ECONNRESET\ntcp6 ECONNRESET\nmapped ECONNRESET\nudp denied\nudp sendto denied\nraw denied\nping denied\nmptcp denied\n";
     assert_eq!(seen.out, expected, "{}", seen.err);
     listener.set_nonblocking(true).expect("non-blocking");
     assert!(listener.accept().is_err(), "nobody came through");
@@ -390,9 +392,13 @@ attempt("mptcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262) 
         [&Value::from(four.clone()), &Value::from(six), &Value::from(four)]
     );
     let denied: Vec<&Value> = kinds(&records, "kernel.denied").map(|r| &r["detail"]).collect();
-    assert_eq!(
-        denied,
-        ["connect", "sendmsg", "sock_create", "sock_create", "sock_create"]
+    assert!(
+        denied.len() >= 4 && denied.iter().take(2).eq(&["connect", "sendmsg"]),
+        "{denied:?}"
+    );
+    assert!(
+        denied.iter().skip(2).all(|hook| **hook == "sock_create"),
+        "{denied:?}"
     );
 }
 
@@ -618,7 +624,7 @@ fn a_statement_can_be_cancelled() {
             .start(Some(&w.alice), &["psql", "-X", "-At", "-c", sql])
             .expect("started");
         wait_for("the statement", || {
-            let records = w.agent.records().expect("records");
+            let records = w.agent.records().ok()?;
             kinds(&records, "operation")
                 .any(|r| r["text"] == sql)
                 .then_some(())

@@ -1,2 +1,69 @@
 //! `cargo xtask`: everything that is done to this repository.
-fn main() {}
+
+mod bench;
+mod demo;
+mod ebpf;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build, test, demonstrate, measure.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing on Debian (without root: print the command).
+    Setup,
+    /// Run the main job end to end: a real MCP server on a real database, governed.
+    Demo {
+        /// Leave database and issuer running, and the directory.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Pass every test, setting up what it needs.
+    Test {
+        /// No root, no servers, under two minutes on a warm build.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Rebuild the kernel object with the recorded toolchain.
+    Ebpf,
+    /// Check the house rules that no compiler knows.
+    Tidy,
+    /// Measure side by side with what a user would pick instead.
+    Bench {
+        /// What: `postgres`.
+        name: String,
+        /// End with one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::run(true),
+        Command::Demo { keep } => demo::run(keep),
+        Command::Test { fast } => test::run(fast),
+        Command::Ebpf => ebpf::build(),
+        Command::Tidy => tidy::run(),
+        Command::Bench { name, json } => bench::run(&name, json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -27,6 +27,8 @@ use super::user::RunAs;
 
 /// Denials of the same kind within this time share a record.
 const DENIAL_PAUSE: Duration = Duration::from_secs(1);
+/// Kinds of denials that are told apart within that time.
+const MAX_KINDS: usize = 1024;
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -329,38 +331,52 @@ impl Signals {
     }
 }
 
-/// Records what the hooks deny; the same again and again becomes one record a second with its count.
+/// Records what the hooks deny: the first of a kind at once, the same again and again once a second with its count.
 async fn record_denials(mut denials: Denials, audit: AuditLog, run: RunId) {
-    let mut last: HashMap<(u32, &'static str, Option<OriginalDst>), (Instant, u64)> = HashMap::new();
-    while let Some(Denial {
+    let mut again: HashMap<(u32, &'static str, Option<OriginalDst>, String), (Denial, u64)> = HashMap::new();
+    let mut tick = tokio::time::interval(DENIAL_PAUSE);
+    loop {
+        tokio::select! {
+            denial = denials.next() => {
+                let Some(denial) = denial else { return };
+                let key = (denial.process.tgid, denial.hook, denial.original, denial.reason.clone());
+                let room = again.len() < MAX_KINDS;
+                match again.get_mut(&key) {
+                    Some((_, times)) => *times += 1,
+                    None if room => {
+                        again.insert(key, (denial.clone(), 0));
+                        record_denial(denial, 1, &audit, run).await;
+                    }
+                    None => record_denial(denial, 1, &audit, run).await,
+                }
+            }
+            _ = tick.tick() => {
+                for (denial, times) in std::mem::take(&mut again).into_values().filter(|(_, times)| *times > 0) {
+                    record_denial(denial, times, &audit, run).await;
+                }
+            }
+        }
+    }
+}
+
+async fn record_denial(denial: Denial, times: u64, audit: &AuditLog, run: RunId) {
+    let Denial {
         hook,
         process,
         original,
         reason,
-    }) = denials.next().await
-    {
-        let key = (process.tgid, hook, original);
-        if last.len() > 1024 {
-            last.clear();
-        }
-        let (at, times) = last.entry(key).or_insert((Instant::now(), 0));
-        *times += 1;
-        if *times > 1 && at.elapsed() < DENIAL_PAUSE {
-            continue;
-        }
-        tracing::info!(hook, pid = process.tgid, %reason, "denied in the kernel");
-        let event = Event::KernelDenied {
-            run,
-            process: Arc::new(process),
-            hook,
-            original,
-            reason,
-            times: *times,
-        };
-        (*at, *times) = (Instant::now(), 1);
-        if let Err(error) = audit.post(event).await {
-            tracing::error!(%error, "a denial could not be recorded");
-        }
+    } = denial;
+    tracing::info!(hook, pid = process.tgid, %reason, times, "denied in the kernel");
+    let event = Event::KernelDenied {
+        run,
+        process: Arc::new(process),
+        hook,
+        original,
+        reason,
+        times,
+    };
+    if let Err(error) = audit.post(event).await {
+        tracing::error!(%error, "a denial could not be recorded");
     }
 }
 

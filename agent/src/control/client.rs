@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::wire::{Ask, Call, MAX_LINE, Reply, VERSION};
+use super::wire::{Ask, Call, Failure, MAX_LINE, Reply, Request, VERSION};
 
 /// How long an agent may take to answer.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ pub enum ClientError {
     },
 }
 
-/// Asks the agents of `dir` (or the one at `socket`) one after another until one knows the answer.
+/// Asks the agents of `dir` (or the one at `socket`) and puts their answers together.
 ///
 /// # Errors
 /// Where no agent is there or none answers.
@@ -36,19 +36,36 @@ pub fn ask(dir: &Path, socket: Option<&Path>, token: Option<&str>, ask: &Ask) ->
         token: token.map(str::to_owned),
         ask: ask.clone(),
     };
-    let mut last = None;
+    let mut listed: Option<Vec<Request>> = None;
+    let mut failed: Option<(Failure, String)> = None;
+    let mut broken = None;
     for path in sockets(dir, socket) {
         match one(&path, &call) {
-            Ok(
-                reply @ Reply::Error {
-                    unknown_ticket: true, ..
-                },
-            ) => last = Some(Ok(reply)),
+            // Agents that share a state directory know the same requests.
+            Ok(Reply::Requests(requests)) => {
+                let all = listed.get_or_insert_default();
+                all.extend(
+                    requests
+                        .into_iter()
+                        .filter(|r| !all.iter().any(|known| known.ticket == r.ticket))
+                        .collect::<Vec<_>>(),
+                );
+            }
+            Ok(Reply::Error { failure, message }) => {
+                if failed.as_ref().is_none_or(|(known, _)| failure > *known) {
+                    failed = Some((failure, message));
+                }
+            }
             Ok(reply) => return Ok(reply),
-            Err(source) => last = last.or(Some(Err(ClientError::Io { path, source }))),
+            Err(source) => broken = Some(ClientError::Io { path, source }),
         }
     }
-    last.unwrap_or_else(|| Err(ClientError::NoAgent(dir.to_owned())))
+    match (listed, failed, broken) {
+        (Some(requests), ..) => Ok(Reply::Requests(requests)),
+        (None, Some((failure, message)), _) => Ok(Reply::Error { failure, message }),
+        (None, None, Some(error)) => Err(error),
+        (None, None, None) => Err(ClientError::NoAgent(dir.to_owned())),
+    }
 }
 
 /// Every agent's socket.

@@ -14,7 +14,7 @@ use crate::identity::Issuers;
 use crate::model::{Principal, PrincipalKind, Ticket};
 use crate::task::Tasks;
 
-use super::wire::{Ask, Call, MAX_LINE, Reply, Request, Status, VERSION};
+use super::wire::{Ask, Call, Failure, MAX_LINE, Reply, Request, Status, VERSION};
 
 /// How long a caller may take for its line.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -154,7 +154,13 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
                 principal,
                 uid: Some(uid),
             }),
-            Err(wrong) => return error(format!("Your token is not accepted: {wrong}.")),
+            Err(wrong) => {
+                let message = format!("Your token is not accepted: {wrong}.");
+                return Reply::Error {
+                    failure: Failure::Token,
+                    message,
+                };
+            }
         },
         None => None,
     };
@@ -232,15 +238,21 @@ fn one(result: Result<crate::approval::Request, BrokerError>) -> Reply {
 }
 
 fn failed(wrong: &BrokerError) -> Reply {
+    let failure = match wrong {
+        BrokerError::Unknown(_) => Failure::UnknownTicket,
+        BrokerError::Store(_) | BrokerError::Audit(_) | BrokerError::Rejected(_) | BrokerError::Random => {
+            Failure::Refused
+        }
+    };
     Reply::Error {
-        unknown_ticket: matches!(wrong, BrokerError::Unknown(_)),
+        failure,
         message: format!("Not done: {wrong}."),
     }
 }
 
 fn error(message: String) -> Reply {
     Reply::Error {
-        unknown_ticket: false,
+        failure: Failure::Refused,
         message,
     }
 }

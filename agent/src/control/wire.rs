@@ -50,6 +50,18 @@ pub enum Ask {
     },
 }
 
+/// How far a call came; of several agents' failures the last in this order tells most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// The ticket is not one of this agent's store.
+    UnknownTicket,
+    /// The caller's token is not accepted here.
+    Token,
+    /// The agent would not do it.
+    Refused,
+}
+
 /// An answer: one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,8 +74,8 @@ pub enum Reply {
     Request(Box<Request>),
     /// It was not done.
     Error {
-        /// Whether the ticket is unknown here (another agent may know it).
-        unknown_ticket: bool,
+        /// How far it came: another agent may know better.
+        failure: Failure,
         /// Why, a sentence.
         message: String,
     },

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 use super::cgroup::RunCgroup;
 use super::error::GuardError;
 use super::hooks::Guard;
+use super::sys;
 
 /// The label of a run's processes.
 const RUN_LABEL: u32 = 1;
@@ -145,19 +146,28 @@ pub fn launched_main(procs: &Path, identity: Option<&Identity>, command: &[OsStr
             format!("cannot change to user {}: {error}", identity.map_or(0, |i| i.uid)),
         );
     }
+    if let Err(error) = sys::close_others_on_exec() {
+        return (
+            NOT_RUNNABLE,
+            format!("cannot close inherited descriptors: {error}"),
+        );
+    }
     let error = std::process::Command::new(program).args(arguments).exec();
-    let status = if error.kind() == io::ErrorKind::NotFound {
-        NOT_FOUND
-    } else {
+    let status = if is_there(program) {
         NOT_RUNNABLE
+    } else {
+        NOT_FOUND
     };
-    (
-        status,
-        format!(
-            "{}: {error}",
-            PathBuf::from(std::ffi::OsStr::from_bytes(program.as_bytes())).display()
-        ),
-    )
+    (status, format!("{}: {error}", Path::new(program).display()))
+}
+
+/// Whether the command exists, as a path or in a directory of `PATH` (one that may not be read hides nothing else).
+fn is_there(program: &OsString) -> bool {
+    if program.as_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
 fn join(procs: &Path) -> io::Result<()> {

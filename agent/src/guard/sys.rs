@@ -1,5 +1,8 @@
 //! The only unsafe code of the agent: system calls that no library wraps.
-#![expect(unsafe_code, reason = "SO_NETNS_COOKIE and readiness have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "SO_NETNS_COOKIE, close_range and readiness have no safe wrapper"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -28,6 +31,19 @@ pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<NetnsCookie> {
     };
     if result == 0 {
         Ok(NetnsCookie(cookie))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Closes every descriptor but standard input, output and error at the next `exec` (`close_range`, Linux 5.11): whoever
+/// started the agent may have left connected sockets open.
+pub(super) fn close_others_on_exec() -> io::Result<()> {
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
+    // SAFETY: no memory is passed; descriptors stay open until `exec`, so no owner of one is disturbed.
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, flags) };
+    if result == 0 {
+        Ok(())
     } else {
         Err(io::Error::last_os_error())
     }

@@ -1,0 +1,174 @@
+//! Installing what is missing, and saying what.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Result, bail};
+
+use crate::shell::{command, complain, say, step, tools};
+
+/// Debian packages with what they are for.
+const PACKAGES: &[(&str, &str)] = &[
+    ("build-essential", "C parts of dependencies"),
+    ("cmake", "the cryptography library"),
+    ("clang", "bindings to PostgreSQL's grammar"),
+    ("libclang-dev", "bindings to PostgreSQL's grammar"),
+    ("pkg-config", "C parts of dependencies"),
+    ("postgresql", "the database of tests and demo"),
+    ("postgresql-contrib", "pgbench"),
+    ("pgbouncer", "the benchmark's yardstick"),
+    ("python3-venv", "Python clients"),
+    ("ca-certificates", "root certificates"),
+];
+
+/// Python packages.
+const PYTHON: &[&str] = &["psycopg[binary]==3.*"];
+/// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres.
+const NPM: &[&str] = &[
+    "@henkey/postgres-mcp-server@1.0.7",
+    "@modelcontextprotocol/sdk@1.32.2",
+    "pg@8.23.1",
+];
+
+/// Installs what is missing. `loud`: says so when nothing is.
+pub(crate) fn run(loud: bool) -> Result<()> {
+    debian()?;
+    node()?;
+    python()?;
+    npm()?;
+    if loud {
+        say("Everything is there.");
+    }
+    Ok(())
+}
+
+fn debian() -> Result<()> {
+    let mut missing: Vec<&(&str, &str)> = PACKAGES.iter().filter(|(name, _)| !installed(name)).collect();
+    if !there("node") && !installed("nodejs") {
+        missing.push(&("nodejs", "MCP server and clients"));
+        missing.push(&("npm", "MCP server and clients"));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for (name, why) in &missing {
+        say(&format!("missing: {name} ({why})"));
+    }
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    let install = format!("apt-get install -y --no-install-recommends {}", names.join(" "));
+    if !is_root() {
+        bail!("these packages are missing, and installing them needs root:\n  sudo {install}");
+    }
+    step(&format!("apt-get install {}", names.join(" ")), || {
+        // Services are not started: tests and demo start their own.
+        let script = format!(
+            "set -e; export DEBIAN_FRONTEND=noninteractive; \
+             apt-get update -q || apt-get update -q; \
+             policy=/usr/sbin/policy-rc.d; made=; \
+             if [ ! -e $policy ]; then printf '#!/bin/sh\\nexit 101\\n' > $policy; chmod +x $policy; made=1; fi; \
+             trap '[ -z \"$made\" ] || rm -f $policy' EXIT; {install}"
+        );
+        shell_run(&script)
+    })
+}
+
+fn node() -> Result<()> {
+    if there("node") && there("npm") {
+        Ok(())
+    } else {
+        bail!("node and npm are needed: install nodejs and npm")
+    }
+}
+
+fn python() -> Result<()> {
+    let venv = tools().join("venv");
+    if done(&venv, PYTHON) {
+        return Ok(());
+    }
+    step("Python clients into target/tools/venv", || {
+        std::fs::create_dir_all(tools())?;
+        shell_run(&format!(
+            "python3 -m venv {0} && {0}/bin/pip install -q --retries 5 {1}",
+            quoted(&venv),
+            PYTHON
+                .iter()
+                .map(|p| format!("'{p}'"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        ))?;
+        mark(&venv, PYTHON)
+    })
+}
+
+fn npm() -> Result<()> {
+    let dir = tools().join("node");
+    if done(&dir, NPM) {
+        return Ok(());
+    }
+    step(
+        "MCP server, MCP SDK and node-postgres into target/tools/node",
+        || {
+            std::fs::create_dir_all(&dir)?;
+            std::fs::write(dir.join("package.json"), "{\"private\": true}\n")?;
+            let install = format!(
+                "npm install --no-audit --no-fund --loglevel=error {}",
+                NPM.join(" ")
+            );
+            shell_run(&format!("cd {0} && ({install} || {install})", quoted(&dir)))?;
+            mark(&dir, NPM)
+        },
+    )
+}
+
+/// What was put there is written down, so that a changed list is noticed.
+fn done(dir: &Path, what: &[&str]) -> bool {
+    std::fs::read_to_string(dir.join(".interdict")).is_ok_and(|text| text == what.join("\n"))
+}
+
+fn mark(dir: &Path, what: &[&str]) -> Result<()> {
+    Ok(std::fs::write(dir.join(".interdict"), what.join("\n"))?)
+}
+
+fn installed(package: &str) -> bool {
+    let mut query = command("dpkg-query", &["-W", "-f=${Status}", package]);
+    query.stderr(Stdio::null());
+    query
+        .output()
+        .is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("install ok installed"))
+}
+
+fn there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// Whether this runs as root.
+pub(crate) fn is_root() -> bool {
+    command("id", &["-u"])
+        .output()
+        .is_ok_and(|out| out.stdout.starts_with(b"0"))
+}
+
+fn shell_run(script: &str) -> Result<()> {
+    let mut shell = command("sh", &["-c", script]);
+    shell.stdin(Stdio::null());
+    let result = run_quietly(&mut shell);
+    if result.is_err() {
+        complain("(the network may have been away: run it again)");
+    }
+    result
+}
+
+fn run_quietly(shell: &mut std::process::Command) -> Result<()> {
+    let out = shell.output()?;
+    if !out.status.success() {
+        complain(&String::from_utf8_lossy(&out.stdout));
+        complain(&String::from_utf8_lossy(&out.stderr));
+        bail!("installing failed ({})", out.status);
+    }
+    Ok(())
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display())
+}

@@ -1,0 +1,142 @@
+//! Everything that must hold, in one command.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ebpf::{self, Compared};
+use crate::setup;
+use crate::shell::{cargo, complain, run as execute, say, step, target, tools};
+use crate::tidy;
+
+/// Counts of the tests that ran.
+#[derive(Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs everything; the last line counts tests.
+pub(crate) fn run(fast: bool) -> Result<()> {
+    if !fast {
+        step("set up", || setup::run(false))?;
+    }
+    step("formatting", || execute(cargo(&["fmt", "--all", "--check"])))?;
+    step("clippy, warnings denied", || {
+        execute(cargo(&[
+            "clippy",
+            "-q",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    })?;
+    step("house rules", tidy::run)?;
+    if !fast {
+        step("licences, sources, duplicates (cargo deny)", deny)?;
+        step("the kernel object is that of its sources", kernel_object)?;
+        step("build", || {
+            execute(cargo(&["build", "-q", "--locked", "--package", "interdict"]))
+        })?;
+    }
+    let counts = step("tests", || tests(fast))?;
+    say("");
+    say(&format!("{} passed, {} failed", counts.passed, counts.failed));
+    if counts.failed > 0 || counts.passed == 0 {
+        bail!("not every test passed");
+    }
+    Ok(())
+}
+
+fn deny() -> Result<()> {
+    let there = cargo(&["deny", "--version"])
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !there {
+        complain("SKIPPED cargo deny: it is not installed (cargo install cargo-deny --locked)");
+        return Ok(());
+    }
+    complain("SKIPPED advisories of cargo deny: their database is asked for by users' own CI");
+    execute(cargo(&[
+        "deny",
+        "--offline",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ]))
+}
+
+fn kernel_object() -> Result<()> {
+    match ebpf::compare()? {
+        Compared::Same => say("    built again: the same bytes"),
+        Compared::NotHere(why) => complain(&format!("NOT COMPARED with a new build: {why}")),
+    }
+    Ok(())
+}
+
+/// Runs the tests and counts what their closing lines say.
+fn tests(fast: bool) -> Result<Counts> {
+    let mut arguments = vec!["test", "--locked", "--no-fail-fast"];
+    if fast {
+        arguments.extend([
+            "--package",
+            "interdict",
+            "--package",
+            "interdict-ebpf",
+            "--package",
+            "xtask",
+            "--lib",
+            "--bins",
+        ]);
+    } else {
+        arguments.push("--workspace");
+    }
+    let mut command = cargo(&arguments);
+    command
+        .env("INTERDICT_TOOLS", tools())
+        .env("INTERDICT_BIN", target().join("debug/interdict"))
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
+    let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    let mut counts = Counts::default();
+    for line in lines {
+        let line = line?;
+        if let Some((passed, failed)) = closing(&line) {
+            counts.passed += passed;
+            counts.failed += failed;
+        }
+        say(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() && counts.failed == 0 {
+        bail!("the tests did not run: {status}");
+    }
+    Ok(counts)
+}
+
+/// `test result: ok. 5 passed; 0 failed; …`
+fn closing(line: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |word: &str| {
+        let before = rest.split(word).next()?;
+        before.split_whitespace().next_back()?.parse().ok()
+    };
+    Some((count(" passed")?, count(" failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.1s";
+        assert_eq!(closing(line), Some((12, 3)));
+        assert_eq!(closing("running 3 tests"), None);
+    }
+}
