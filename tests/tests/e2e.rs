@@ -1,4 +1,9 @@
 //! End to end: real clients, a real database, a real issuer, the agent around a command.
+#![expect(
+    clippy::expect_used,
+    clippy::string_slice,
+    reason = "in a test, that is the failure"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;

@@ -85,7 +85,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         run_as,
         command,
     } = spec;
-    let name = command.first().map(|c| base_name(c)).unwrap_or_default();
+    let name = command.first().map(base_name).unwrap_or_default();
     let built = build(&config, token.as_ref(), &name).await?;
     let rooms = &built.rooms;
     let audit = rooms.audit.clone();
@@ -331,9 +331,12 @@ impl Signals {
     }
 }
 
+/// What makes two denials the same: process, hook, destination, reason.
+type DenialKind = (u32, &'static str, Option<OriginalDst>, String);
+
 /// Records what the hooks deny: the first of a kind at once, the same again and again once a second with its count.
 async fn record_denials(mut denials: Denials, audit: AuditLog, run: RunId) {
-    let mut again: HashMap<(u32, &'static str, Option<OriginalDst>, String), (Denial, u64)> = HashMap::new();
+    let mut again: HashMap<DenialKind, (Denial, u64)> = HashMap::new();
     let mut tick = tokio::time::interval(DENIAL_PAUSE);
     loop {
         tokio::select! {

@@ -153,6 +153,7 @@ impl Record {
         record
     }
 
+    #[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
     fn fill(&mut self, event: &Event) {
         match event {
             Event::AgentStarted {

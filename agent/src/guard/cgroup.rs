@@ -29,13 +29,15 @@ impl RunCgroup {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(GuardError::kernel("cannot read", "/proc/self/mountinfo"))?;
         let parent = cgroup2_mount(&mounts).ok_or(GuardError::NoCgroup2)?.join(PARENT);
-        let denied = |source: io::Error| match source.kind() {
-            io::ErrorKind::PermissionDenied => GuardError::NotRoot,
-            _ => GuardError::Kernel {
+        let denied = |source: io::Error| {
+            if source.kind() == io::ErrorKind::PermissionDenied {
+                return GuardError::NotRoot;
+            }
+            GuardError::Kernel {
                 what: "cannot make the cgroup",
                 path: parent.clone(),
                 source,
-            },
+            }
         };
         fs::create_dir_all(&parent).map_err(denied)?;
         remove_stale(&parent);

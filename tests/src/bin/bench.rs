@@ -34,7 +34,8 @@ fn main() -> Result<()> {
     let agent = Agent::new(dir.path(), &database, &issuer, "")?.as_caller();
     let config = agent.state().with_file_name("interdict.toml");
     let text = std::fs::read_to_string(&config)?;
-    let columns = "[target.columns]\n\"people_bench.name\" = \"pii.name\"\n\"people_bench.email\" = \"pii.email\"";
+    let columns =
+        "[target.columns]\n\"people_bench.name\" = \"pii.name\"\n\"people_bench.email\" = \"pii.email\"";
     std::fs::write(&config, text.replace("[target.columns]", columns))?;
     let alice = agent.token("alice", &issuer.token("alice", &[], 3600))?;
     let (select, people) = (dir.path().join("select.sql"), dir.path().join("people.sql"));
@@ -44,8 +45,14 @@ fn main() -> Result<()> {
 
     let mut figures: [Vec<f64>; 5] = Default::default();
     for round in 1..=ROUNDS {
-        let direct = [("PGPASSWORD", PASSWORD.to_owned()), ("PGPORT", database.port.to_string())];
-        let bounced = [("PGPASSWORD", PASSWORD.to_owned()), ("PGPORT", bouncer.port.to_string())];
+        let direct = [
+            ("PGPASSWORD", PASSWORD.to_owned()),
+            ("PGPORT", database.port.to_string()),
+        ];
+        let bounced = [
+            ("PGPASSWORD", PASSWORD.to_owned()),
+            ("PGPORT", bouncer.port.to_string()),
+        ];
         let now = [
             plain(&select, &direct)?,
             plain(&select, &bounced)?,
@@ -53,15 +60,32 @@ fn main() -> Result<()> {
             plain(&people, &bounced)?,
             governed(&agent, &alice, &people)?,
         ];
-        println!("round {round}: direct {:.0}, pgbouncer {:.0}, agent {:.0}, pgbouncer (people) {:.0}, agent masking 2 {:.0} tps", now[0], now[1], now[2], now[3], now[4]);
+        println!(
+            "round {round}: direct {:.0}, pgbouncer {:.0}, agent {:.0}, pgbouncer (people) {:.0}, agent masking 2 {:.0} tps",
+            now[0], now[1], now[2], now[3], now[4]
+        );
         for (all, one) in figures.iter_mut().zip(now) {
             all.push(one);
         }
     }
     let medians = figures.each_ref().map(|all| median(all));
-    for (name, all) in ["direct", "pgbouncer", "agent", "pgbouncer (people)", "agent masking 2"].iter().zip(&figures) {
-        let (low, high) = all.iter().fold((f64::MAX, 0f64), |(l, h), v| (l.min(*v), h.max(*v)));
-        println!("{name:>20}: median {:.0} tps ({low:.0} to {high:.0})", median(all));
+    for (name, all) in [
+        "direct",
+        "pgbouncer",
+        "agent",
+        "pgbouncer (people)",
+        "agent masking 2",
+    ]
+    .iter()
+    .zip(&figures)
+    {
+        let (low, high) = all
+            .iter()
+            .fold((f64::MAX, 0f64), |(l, h), v| (l.min(*v), h.max(*v)));
+        println!(
+            "{name:>20}: median {:.0} tps ({low:.0} to {high:.0})",
+            median(all)
+        );
     }
     let ratios = json!({
         "inspect_vs_direct": round2(medians[2] / medians[0]),
@@ -78,21 +102,34 @@ fn main() -> Result<()> {
 
 fn arguments(script: &Path) -> Vec<String> {
     let script = script.display().to_string();
-    ["-n", "-M", "extended", "-c", CLIENTS, "-j", "1", "-T", SECONDS, "-f", &script].map(str::to_owned).to_vec()
+    [
+        "-n", "-M", "extended", "-c", CLIENTS, "-j", "1", "-T", SECONDS, "-f", &script,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 fn plain(script: &Path, environment: &[(&str, String)]) -> Result<f64> {
     let mut command = Command::new("pgbench");
-    command.args(arguments(script)).env("PGHOST", "127.0.0.1").env("PGUSER", "owner").env("PGDATABASE", "shop");
+    command
+        .args(arguments(script))
+        .env("PGHOST", "127.0.0.1")
+        .env("PGUSER", "owner")
+        .env("PGDATABASE", "shop");
     for (name, value) in environment {
         command.env(name, value);
     }
     let out = command.env("PGSSLMODE", "disable").output()?;
-    tps(&String::from_utf8_lossy(&out.stdout)).with_context(|| String::from_utf8_lossy(&out.stderr).into_owned())
+    tps(&String::from_utf8_lossy(&out.stdout))
+        .with_context(|| String::from_utf8_lossy(&out.stderr).into_owned())
 }
 
 fn governed(agent: &Agent, token: &Path, script: &Path) -> Result<f64> {
-    let mut all = vec!["env".to_owned(), "PGSSLMODE=disable".to_owned(), "pgbench".to_owned()];
+    let mut all = vec![
+        "env".to_owned(),
+        "PGSSLMODE=disable".to_owned(),
+        "pgbench".to_owned(),
+    ];
     all.extend(arguments(script));
     let words: Vec<&str> = all.iter().map(String::as_str).collect();
     let seen = agent.run(Some(token), &words)?;
@@ -100,7 +137,10 @@ fn governed(agent: &Agent, token: &Path, script: &Path) -> Result<f64> {
 }
 
 fn tps(text: &str) -> Result<f64> {
-    let line = text.lines().find(|line| line.starts_with("tps = ")).context("pgbench gave no figure")?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("tps = "))
+        .context("pgbench gave no figure")?;
     Ok(line.split_whitespace().nth(2).context("no figure")?.parse()?)
 }
 
@@ -134,7 +174,11 @@ impl Bouncer {
             users.display()
         );
         std::fs::write(&config, text)?;
-        let status = Command::new("chmod").args(["-R", "a+rX"]).arg(dir.join("users.txt")).arg(&config).status()?;
+        let status = Command::new("chmod")
+            .args(["-R", "a+rX"])
+            .arg(dir.join("users.txt"))
+            .arg(&config)
+            .status()?;
         ensure!(status.success(), "chmod");
         let child = Command::new("runuser")
             .args(["-u", "postgres", "--", "pgbouncer", "-q"])
@@ -156,7 +200,9 @@ impl Bouncer {
 impl Drop for Bouncer {
     fn drop(&mut self) {
         // `runuser` passes the signal on to what it started.
-        let _gone = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _gone = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
         let _gone = self.child.wait();
     }
 }

@@ -16,7 +16,10 @@ fn main() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("interdict-demo-").tempdir()?;
     heading("A PostgreSQL of its own, with customers and orders");
     let database = Postgres::start(dir.path())?;
-    println!("  on 127.0.0.1:{}, TLS and SCRAM, labelled environment = prod", database.port);
+    println!(
+        "  on 127.0.0.1:{}, TLS and SCRAM, labelled environment = prod",
+        database.port
+    );
     heading("A small OIDC issuer");
     let issuer = Oidc::start()?;
     println!("  {} vouches for alice (analyst) and dora (dba)", issuer.issuer());
@@ -43,7 +46,12 @@ fn main() -> Result<()> {
     let verified = agent.interdict(&["audit", "verify", "--dir", &audit])?;
     print!("{}", verified.out);
     ensure!(verified.status == 0, "the log does not verify");
-    for secret in ["Lovelace", "4111 1111", "ada@example.com", interdict_tests::postgres::PASSWORD] {
+    for secret in [
+        "Lovelace",
+        "4111 1111",
+        "ada@example.com",
+        interdict_tests::postgres::PASSWORD,
+    ] {
         ensure!(!shown.out.contains(secret), "{secret} is in the records");
     }
 
@@ -52,7 +60,10 @@ fn main() -> Result<()> {
     println!("  interdict sessions list --dir {audit}");
     println!("  interdict approvals list            (while an agent runs)");
     println!("  interdict audit verify --dir {audit} --json");
-    println!("\nEverything above was checked. The records stay in {}; remove them when you have seen them.", path.display());
+    println!(
+        "\nEverything above was checked. The records stay in {}; remove them when you have seen them.",
+        path.display()
+    );
     if keep {
         println!("The database and the issuer run until you press Enter.");
         std::io::stdin().read_line(&mut String::new())?;
@@ -72,27 +83,54 @@ fn converse(
     database: &Postgres,
 ) -> Result<Vec<(String, String)>> {
     let modules = tool("node").display().to_string();
-    let server = tool("node/node_modules/@henkey/postgres-mcp-server/build/index.js").display().to_string();
-    let url = format!("postgresql://anybody:no-secret-here@localhost:{}/shop?sslmode=verify-full", database.port);
+    let server = tool("node/node_modules/@henkey/postgres-mcp-server/build/index.js")
+        .display()
+        .to_string();
+    let url = format!(
+        "postgresql://anybody:no-secret-here@localhost:{}/shop?sslmode=verify-full",
+        database.port
+    );
     let governed = agent.command(Some(alice), &["node", &server, "--connection-string", &url]);
     let client = tools::repository().join("tests/demo/client.mjs");
     let mut command = Command::new("node");
-    command.arg(client).args([&modules, UPDATE]).arg(governed.get_program()).args(governed.get_args());
+    command
+        .arg(client)
+        .args([&modules, UPDATE])
+        .arg(governed.get_program())
+        .args(governed.get_args());
     let log = std::fs::File::create(agent.state().with_file_name("mcp-server.log"))?;
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().context("node")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("node")?;
     let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
     let mut seen = Vec::new();
     for line in lines {
         let answer: Value = serde_json::from_str(&line?)?;
         let what = answer["what"].as_str().unwrap_or_default().to_owned();
-        println!("  {what}: answered{}", if answer["isError"] == true { " with an error" } else { "" });
-        seen.push((what.clone(), answer["text"].as_str().unwrap_or_default().to_owned()));
+        println!(
+            "  {what}: answered{}",
+            if answer["isError"] == true {
+                " with an error"
+            } else {
+                ""
+            }
+        );
+        seen.push((
+            what.clone(),
+            answer["text"].as_str().unwrap_or_default().to_owned(),
+        ));
         if what == "drop" {
             approve(agent, dora)?;
         }
     }
     let status = child.wait()?;
-    ensure!(status.success(), "the client ended with {status}; see mcp-server.log");
+    ensure!(
+        status.success(),
+        "the client ended with {status}; see mcp-server.log"
+    );
     Ok(seen)
 }
 
@@ -102,7 +140,11 @@ fn approve(agent: &Agent, dora: &std::path::Path) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     let ticket = loop {
         let listed = agent.interdict(&["approvals", "list", "--json", "--token-file", &token])?;
-        let first = listed.out.lines().next().and_then(|line| serde_json::from_str::<Value>(line).ok());
+        let first = listed
+            .out
+            .lines()
+            .next()
+            .and_then(|line| serde_json::from_str::<Value>(line).ok());
         if let Some(ticket) = first.and_then(|r| r["ticket"].as_str().map(str::to_owned)) {
             break ticket;
         }
@@ -113,20 +155,45 @@ fn approve(agent: &Agent, dora: &std::path::Path) -> Result<()> {
     };
     println!("  update: held; dora runs: interdict approvals approve {ticket} --token-file dora.token");
     let approved = agent.interdict(&["approvals", "approve", &ticket, "--token-file", &token])?;
-    print!("{}", approved.out.lines().map(|l| format!("    {l}\n")).collect::<String>());
+    print!(
+        "{}",
+        approved
+            .out
+            .lines()
+            .map(|l| format!("    {l}\n"))
+            .collect::<String>()
+    );
     ensure!(approved.status == 0, "{}", approved.err);
     Ok(())
 }
 
 /// The demonstration shows nothing that it has not checked.
 fn check(seen: &[(String, String)], database: &Postgres) -> Result<()> {
-    let text = |what: &str| seen.iter().find(|(w, _)| w == what).map(|(_, t)| t.as_str()).unwrap_or_default();
-    ensure!(text("read").contains("a***@e***.com"), "the customers were not read");
+    let text = |what: &str| {
+        seen.iter()
+            .find(|(w, _)| w == what)
+            .map(|(_, t)| t.as_str())
+            .unwrap_or_default()
+    };
+    ensure!(
+        text("read").contains("a***@e***.com"),
+        "the customers were not read"
+    );
     for secret in ["Lovelace", "4111 1111 1111", "ada@example.com", "555-0132"] {
         ensure!(!text("read").contains(secret), "{secret} reached the client");
     }
-    ensure!(text("drop").contains("prod-no-drop") || text("drop").contains("DROP and TRUNCATE"), "no refusal: {}", text("drop"));
-    ensure!(database.direct("shop", "SELECT count(*) FROM orders")? == "100", "the table is gone");
-    ensure!(database.direct("shop", "SELECT sum(total) FROM orders")? == "101000", "the approved update did not happen");
+    ensure!(
+        text("drop").contains("prod-no-drop") || text("drop").contains("DROP and TRUNCATE"),
+        "no refusal: {}",
+        text("drop")
+    );
+    ensure!(
+        database.direct("shop", "SELECT count(*) FROM orders")? == "100",
+        "the table is gone"
+    );
+    ensure!(
+        database.direct("shop", "SELECT sum(total) FROM orders")? == "101000",
+        "the approved update did not happen"
+    );
     Ok(())
 }

@@ -129,9 +129,8 @@ impl Relay<'_> {
 
     /// A run of rows.
     fn rows(&mut self, frames: &[u8]) -> Result<(), String> {
-        let running = match self.expected.front_mut() {
-            Some(Expect::Query(running) | Expect::Execute(running)) => running,
-            _ => return Err("the target sent rows that nobody asked for".into()),
+        let Some(Expect::Query(running) | Expect::Execute(running)) = self.expected.front_mut() else {
+            return Err("the target sent rows that nobody asked for".into());
         };
         if running.columns.is_none() {
             let described = running.described.iter().find_map(known);

@@ -63,10 +63,15 @@ impl Protected {
     }
 }
 
+/// A target and a database of it.
+type Place = (String, String);
+/// What is known of it, and since when.
+type Known = (Instant, Arc<Protected>);
+
 /// What is known of each database of each target.
 #[derive(Debug, Default)]
 pub struct Catalogues {
-    known: Mutex<HashMap<(String, String), (Instant, Arc<Protected>)>>,
+    known: Mutex<HashMap<Place, Known>>,
 }
 
 impl Catalogues {

@@ -225,10 +225,10 @@ mod tests {
             let mut buffer = BytesMut::from(bytes.as_slice());
             while let Ok(Some(frame)) = take(&mut buffer, 1000) {
                 let mut fields = frame.fields();
-                let _ = fields.text();
-                let _ = fields.count();
-                let _ = fields.value();
-                let _ = fields.end();
+                let _read = fields.text();
+                let _read = fields.count();
+                let _read = fields.value();
+                let _read = fields.end();
             }
         }
     }

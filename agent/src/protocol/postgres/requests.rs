@@ -62,12 +62,12 @@ impl<'s> Relay<'s> {
             }
             b'E' => self.execute(frame).map(Some),
             b'S' | b'H' => {
-                if !self.gathered.is_empty() {
-                    if let Some(started) = self.prepare_only()? {
-                        // The Sync or Flush comes again once the unit is judged.
-                        self.put_back(&frame);
-                        return Ok(Some(started));
-                    }
+                if !self.gathered.is_empty()
+                    && let Some(started) = self.prepare_only()?
+                {
+                    // The Sync or Flush comes again once the unit is judged.
+                    self.put_back(&frame);
+                    return Ok(Some(started));
                 }
                 self.pass(vec![frame], NeutralReason::Synchronisation)?;
                 if kind == b'S' {

@@ -147,14 +147,14 @@ async fn begin(
         Err(error) => {
             outcome.finish(Outcome::bare(OutcomeStatus::Failed, "not logged in"));
             tracing::warn!(%error, target = %session.target().target.name, "the target could not be logged in to");
-            Err(match error {
-                LoginError::Refused(frame) => Ended::Target(frame),
-                other => Ended::Refused(Refusal::new(
-                    RefusalKind::Unreachable,
-                    format!("The target cannot be used: {other}."),
-                    "Tell whoever runs the agent.",
-                )),
-            })
+            if let LoginError::Refused(frame) = error {
+                return Err(Ended::Target(frame));
+            }
+            Err(Ended::Refused(Refusal::new(
+                RefusalKind::Unreachable,
+                format!("The target cannot be used: {error}."),
+                "Tell whoever runs the agent.",
+            )))
         }
     }
 }
