@@ -21,8 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ca-certificates", "root certificates"),
 ];
 
-/// Python packages.
-const PYTHON: &[&str] = &["psycopg[binary]==3.*"];
+/// Python packages: a PostgreSQL driver, and ClickHouse's own engine for the sink's tests.
+const PYTHON: &[&str] = &["psycopg[binary]==3.*", "chdb-core==26.9.*"];
 /// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres.
 const NPM: &[&str] = &[
     "@henkey/postgres-mcp-server@1.0.7",

@@ -25,6 +25,8 @@ use super::rooms::{BuildError, build, resolvers};
 use super::serve::Serving;
 use super::user::RunAs;
 
+/// How long the end of a run waits for ClickHouse.
+const DRAIN: Duration = Duration::from_secs(5);
 /// Denials of the same kind within this time share a record.
 const DENIAL_PAUSE: Duration = Duration::from_secs(1);
 /// Kinds of denials that are told apart within that time.
@@ -134,6 +136,12 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
             record_identity(told, audit.clone(), rooms.run),
         ));
     }
+    if let Some(sink) = config.audit.clickhouse.clone() {
+        tasks.push(spawn(
+            "clickhouse",
+            crate::audit::ship(config.audit.dir.clone(), sink),
+        ));
+    }
     tasks.extend(control(&built.issuers, &guard, rooms));
     if let Some(principal) = principal {
         let uid = run_as
@@ -175,6 +183,15 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         .await?;
     audit.close().await;
     drop(guard);
+    if let Some(sink) = &config.audit.clickhouse {
+        let drained = tokio::time::timeout(DRAIN, crate::audit::drain(&config.audit.dir, sink)).await;
+        if !matches!(drained, Ok(Ok(()))) {
+            tracing::warn!(
+                ?drained,
+                "not every record is in ClickHouse yet: the next agent sends the rest"
+            );
+        }
+    }
     Ok(status)
 }
 

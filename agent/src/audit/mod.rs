@@ -1,7 +1,8 @@
 //! Records: durable before anything is forwarded, chained, sealed.
 //!
 //! `log` takes events, `record` gives them their stored form, `writer` makes them durable (one `fdatasync` for all that
-//! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back.
+//! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back,
+//! `ship` streams them to ClickHouse.
 
 mod chain;
 mod event;
@@ -11,6 +12,7 @@ mod read;
 mod record;
 mod seal;
 mod segment;
+mod ship;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -21,4 +23,5 @@ pub use log::{AuditError, AuditLog, OutcomeSlot, Receipt};
 pub use outcome::OutcomeGuard;
 pub use read::{ReadError, read_all};
 pub use record::Record;
+pub use ship::{drain, ship};
 pub use verify::{Finding, Verification, verify};

@@ -62,6 +62,20 @@ pub(super) fn decode(bytes: &[u8]) -> Commits {
     commits
 }
 
+/// How many bytes the whole commits at the start take, up to the commit in which `records` is reached.
+pub(super) fn whole_commits(bytes: &[u8], records: usize) -> usize {
+    let (mut rest, mut seen) = (bytes, 0);
+    while seen < records
+        && let Some((frame, tail)) = next(rest)
+    {
+        let commit = rest.get(..rest.len() - tail.len()).unwrap_or_default();
+        debug_assert!(frame.len() < commit.len());
+        seen += decode(commit).lines.iter().filter(|b| **b == b'\n').count();
+        rest = tail;
+    }
+    bytes.len() - rest.len()
+}
+
 fn next(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (expected, rest) = rest.split_first_chunk::<8>()?;

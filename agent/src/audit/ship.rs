@@ -1,0 +1,303 @@
+//! Streaming records to ClickHouse: at least once from here, exactly once there.
+//!
+//! What is sent is read from the segments, not from memory. A batch is a fixed range of whole group commits; its plan is written
+//! down before it is sent and sent again, unchanged and with the same deduplication token, until the server has acknowledged it.
+//! Errors that cannot go away by themselves park the cursor and are complained about; nothing is skipped.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clickhouse::Client;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ClickHouseConfig, SecretSourceConfig};
+use crate::model::Digest;
+
+use super::segment;
+
+/// First pause after a failure; it doubles up to `LONGEST_PAUSE`.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Pause after an error that needs somebody to act.
+const PARKED: Duration = Duration::from_secs(30);
+
+/// Why a batch was not taken.
+#[derive(Debug, thiserror::Error)]
+enum ShipError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Cursor(#[from] serde_json::Error),
+    #[error("{0}")]
+    ClickHouse(#[from] clickhouse::error::Error),
+    #[error("the password cannot be read: {0}")]
+    Password(String),
+}
+
+/// How far a boot has been sent: the segment (by its first record) and the byte in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Cursor {
+    segment: u64,
+    offset: u64,
+    /// Seals that were sent, by the first record of their segment.
+    sealed: u64,
+}
+
+/// The batch that is being sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Plan {
+    segment: u64,
+    from: u64,
+    to: u64,
+    token: String,
+}
+
+impl Plan {
+    /// Whether it was made at `cursor` and not sent to its end: then it is sent again as it is. A plan for the beginning of
+    /// the next segment (or of the first) follows too.
+    fn follows(&self, cursor: &Cursor) -> bool {
+        let within = (self.segment, self.from) == (cursor.segment, cursor.offset);
+        within || (self.from == 0 && self.segment > cursor.segment)
+    }
+}
+
+/// Streams every boot below `dir` that no other agent streams, until it is dropped.
+pub async fn ship(dir: PathBuf, config: ClickHouseConfig) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match round(&dir, &config).await {
+            Ok(true) => pause = FIRST_PAUSE,
+            Ok(false) => {
+                pause = FIRST_PAUSE;
+                tokio::time::sleep(config.batch_age).await;
+            }
+            Err(error) if needs_somebody(&error) => {
+                tracing::error!(%error, url = config.url, "ClickHouse does not take records, and will not by itself: nothing is skipped");
+                tokio::time::sleep(PARKED).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, url = config.url, "ClickHouse did not take records; they wait on this disk");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Sends what there is, then returns; for the end of a run. At most one attempt for each batch.
+///
+/// # Errors
+/// Why something stays behind (the next agent sends it).
+pub async fn drain(dir: &Path, config: &ClickHouseConfig) -> Result<(), String> {
+    while round(dir, config).await.map_err(|error| error.to_string())? {}
+    Ok(())
+}
+
+/// One batch of each boot; whether anything was sent.
+async fn round(dir: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError> {
+    let mut sent = false;
+    for boot in segment::boots(dir)? {
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(boot.join("ship.lock"))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            sent |= batch(&boot, config).await?;
+        }
+    }
+    Ok(sent)
+}
+
+async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError> {
+    let cursor: Cursor = read(&boot.join("shipped.json"))?.unwrap_or_default();
+    let plan = match read::<Plan>(&boot.join("shipping.json"))? {
+        Some(plan) if plan.follows(&cursor) => Some(plan),
+        _ => plan(boot, &cursor, config)?,
+    };
+    let Some(plan) = plan else {
+        return seals(boot, cursor, config).await;
+    };
+    write(&boot.join("shipping.json"), &plan)?;
+    let path = boot.join(segment::file_name(plan.segment, "seg"));
+    let lines = segment::decode(range(&fs::read(path)?, plan.from, plan.to)).lines;
+    let client = client(config)?;
+    let mut insert = client
+        .insert_formatted_with(format!(
+            "INSERT INTO {}.records FORMAT JSONEachRow",
+            config.database
+        ))
+        .with_setting("insert_deduplication_token", plan.token.clone())
+        .with_setting("input_format_skip_unknown_fields", "1")
+        .with_setting("async_insert", "0");
+    insert.send(lines.into()).await?;
+    insert.end().await?;
+    write(
+        &boot.join("shipped.json"),
+        &Cursor {
+            segment: plan.segment,
+            offset: plan.to,
+            sealed: cursor.sealed,
+        },
+    )?;
+    Ok(true)
+}
+
+/// The next range: whole group commits of one segment, at most as many records as configured (but at least one commit).
+fn plan(boot: &Path, cursor: &Cursor, config: &ClickHouseConfig) -> io::Result<Option<Plan>> {
+    for (first, path) in segment::list(boot)?
+        .into_iter()
+        .filter(|(first, _)| *first >= cursor.segment)
+    {
+        let from = if first == cursor.segment { cursor.offset } else { 0 };
+        let bytes = fs::read(path)?;
+        let rest = range(&bytes, from, bytes.len() as u64);
+        let length = segment::whole_commits(rest, config.batch_records as usize);
+        if length > 0 {
+            let to = from + length as u64;
+            let name = boot.file_name().unwrap_or_default().to_string_lossy();
+            let content = Digest::of(range(&bytes, from, to));
+            let token = format!("{name}-{first}-{from}-{to}-{content}");
+            return Ok(Some(Plan {
+                segment: first,
+                from,
+                to,
+                token,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// Seals of segments that have been sent whole.
+async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result<bool, ShipError> {
+    for (first, path) in segment::list(boot)?
+        .into_iter()
+        .filter(|(first, _)| *first > cursor.sealed)
+    {
+        let sealed = path.with_extension("seal");
+        let whole = first < cursor.segment || fs::metadata(&path)?.len() == cursor.offset;
+        if !whole || !sealed.exists() {
+            return Ok(false);
+        }
+        let seal = super::seal::read(&sealed)?;
+        let name = boot.file_name().unwrap_or_default().to_string_lossy();
+        let row = serde_json::json!({
+            "boot": name, "first": first, "statement": seal.statement, "signature": seal.signature, "key": seal.key,
+        });
+        let client = client(config)?;
+        let mut insert = client
+            .insert_formatted_with(format!(
+                "INSERT INTO {}.checkpoints FORMAT JSONEachRow",
+                config.database
+            ))
+            .with_setting(
+                "insert_deduplication_token",
+                format!("{name}-{first}-{}", seal.digest()),
+            )
+            .with_setting("async_insert", "0");
+        insert.send(format!("{row}\n").into()).await?;
+        insert.end().await?;
+        write(
+            &boot.join("shipped.json"),
+            &Cursor {
+                sealed: first,
+                ..cursor
+            },
+        )?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+fn client(config: &ClickHouseConfig) -> Result<Client, ShipError> {
+    let client = Client::default()
+        .with_url(&config.url)
+        .with_user(&config.user)
+        .with_compression(clickhouse::Compression::None);
+    let password = match &config.password {
+        None => return Ok(client),
+        Some(SecretSourceConfig::Env(name)) => {
+            std::env::var(name).map_err(|error| ShipError::Password(format!("{name}: {error}")))?
+        }
+        Some(SecretSourceConfig::File(path)) => fs::read_to_string(path)
+            .map_err(|error| ShipError::Password(format!("{}: {error}", path.display())))?
+            .trim_end()
+            .to_owned(),
+    };
+    Ok(client.with_password(password))
+}
+
+/// Wrong tables, columns, users, passwords or rights do not mend themselves (ClickHouse's error codes).
+fn needs_somebody(error: &ShipError) -> bool {
+    const CODES: [&str; 8] = ["16", "47", "60", "81", "117", "192", "497", "516"];
+    match error {
+        ShipError::Password(_) => true,
+        ShipError::ClickHouse(error) => {
+            let text = error.to_string();
+            let code = text
+                .split("Code: ")
+                .nth(1)
+                .and_then(|rest| rest.split('.').next());
+            code.is_some_and(|code| CODES.contains(&code))
+        }
+        ShipError::Io(_) | ShipError::Cursor(_) => false,
+    }
+}
+
+fn range(bytes: &[u8], from: u64, to: u64) -> &[u8] {
+    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.get(at(from)..at(to)).unwrap_or_default()
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, ShipError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Written whole or not at all, and durable: the plan must be there before the batch goes.
+fn write(path: &Path, value: &impl Serialize) -> Result<(), ShipError> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, serde_json::to_vec(value)?)?;
+    File::open(&draft)?.sync_all()?;
+    fs::rename(&draft, path)?;
+    Ok(super::seal::sync_directory(
+        path.parent().unwrap_or(Path::new(".")),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_kept_until_it_was_sent() {
+        let cursor = |segment, offset| Cursor {
+            segment,
+            offset,
+            sealed: 0,
+        };
+        let plan = |segment, from| Plan {
+            segment,
+            from,
+            to: from + 10,
+            token: String::new(),
+        };
+        let table = [
+            (plan(1, 0), cursor(0, 0), true),
+            (plan(1, 10), cursor(1, 10), true),
+            (plan(7, 0), cursor(1, 10), true),
+            (plan(1, 0), cursor(1, 10), false),
+            (plan(1, 10), cursor(1, 20), false),
+            (plan(1, 20), cursor(7, 10), false),
+        ];
+        for (plan, cursor, expected) in table {
+            assert_eq!(plan.follows(&cursor), expected, "{plan:?} {cursor:?}");
+        }
+    }
+}
