@@ -97,6 +97,8 @@ pub struct FlowValue {
     pub identity: Identity,
     /// Where to.
     pub original: Address,
+    /// When, in nanoseconds of `CLOCK_BOOTTIME`; 0 while it is only known to the socket.
+    pub at_ns: u64,
 }
 
 /// What the agent tells the hooks; the only entry of its map.
@@ -121,6 +123,8 @@ pub enum Hook {
     Bind = 4,
     /// `sock_ops`.
     SockOps = 5,
+    /// `cgroup_skb/egress`.
+    Egress = 6,
 }
 
 /// Something was denied.
@@ -165,7 +169,7 @@ const _: () = {
     assert!(size_of::<Listener>() == 8);
     assert!(size_of::<FlowKey>() == 56);
     assert!(size_of::<Identity>() == 48);
-    assert!(size_of::<FlowValue>() == 72);
+    assert!(size_of::<FlowValue>() == 80);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<DenialEvent>() == 80);
 };

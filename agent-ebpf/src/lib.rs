@@ -9,4 +9,6 @@ mod abi;
 mod verdict;
 
 pub use abi::{Address, Counter, DenialEvent, FlowKey, FlowValue, Hook, Identity, Listener, State};
-pub use verdict::{HEARTBEAT_LIMIT_NS, Kind, Question, Reason, Verdict, socket_allowed, verdict};
+pub use verdict::{
+    HEARTBEAT_LIMIT_NS, Kind, Packet, Question, Reason, Verdict, packet_allowed, socket_allowed, verdict,
+};

@@ -10,6 +10,8 @@ use crate::shell::{command, output, repository, run, say, step, target, tools};
 /// Debian's compiler: any `rustc` with its library's source will do, but the bytes are those of this one.
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
+/// Of the LLVM that both the compiler and the linker have.
+const STRIP: &str = "/usr/lib/llvm-22/bin/llvm-strip";
 /// Packages for it.
 const PACKAGES: &str =
     "rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev libxml2-dev zlib1g-dev";
@@ -140,6 +142,7 @@ fn compile(linker: &Path) -> Result<Vec<u8>> {
         |_unset| PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
     );
+    let out = target().join("ebpf");
     // No path of this machine may be in the object.
     let flags = [
         "-Cdebuginfo=2".to_owned(),
@@ -151,8 +154,9 @@ fn compile(linker: &Path) -> Result<Vec<u8>> {
             home.join("registry/src").display()
         ),
         "--remap-path-prefix=/usr/lib/rustlib/src=/rust".to_owned(),
+        // Last, because the last prefix that fits wins: it may be below the repository.
+        format!("--remap-path-prefix={}=/target", out.display()),
     ];
-    let out = target().join("ebpf");
     let path = std::env::join_paths(std::iter::once(linker.to_owned()).chain(std::env::split_paths(
         &std::env::var_os("PATH").unwrap_or_default(),
     )))?;
@@ -190,9 +194,15 @@ fn compile(linker: &Path) -> Result<Vec<u8>> {
         .env_remove("RUSTUP_TOOLCHAIN")
         .current_dir(repository().join("agent-ebpf"));
     run(build)?;
-    Ok(std::fs::read(
+    // BTF was made from the debug information; nothing reads that itself.
+    let (linked, stripped) = (
         out.join("bpfel-unknown-none/release/interdict-ebpf"),
-    )?)
+        out.join("interdict.bpf.o"),
+    );
+    let mut strip = command(STRIP, &["--strip-debug"]);
+    strip.arg(linked).arg("-o").arg(&stripped);
+    run(strip)?;
+    Ok(std::fs::read(stripped)?)
 }
 
 fn rustc_version() -> Result<String> {
@@ -209,19 +219,31 @@ fn digest(bytes: &[u8]) -> Result<String> {
     Ok(text?.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
-/// Over the names and contents of everything that the object is made from.
+/// Over the names and contents of everything that the object is made from; tests are not. `agent/src/guard/object.rs`
+/// computes the same in a test, so that a forgotten rebuild is found without this toolchain.
 fn sources_digest() -> Result<String> {
     let dir = repository().join("agent-ebpf/src");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)?
-        .map(|e| Ok(e?.path()))
-        .collect::<Result<_>>()?;
+    let mut files = Vec::new();
+    collect(&dir, &mut files)?;
     files.sort();
     let mut all = Vec::new();
     for file in files {
-        all.extend(file.file_name().unwrap_or_default().to_string_lossy().bytes());
+        all.extend(file.strip_prefix(&dir)?.to_string_lossy().bytes());
         all.push(0);
         all.extend(std::fs::read(&file)?);
         all.push(0);
     }
     digest(&all)
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.file_name().is_some_and(|name| name != "tests.rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
 }

@@ -76,6 +76,7 @@ fn read(bytes: &[u8]) -> Option<Denial> {
         n if n == Hook::SendMsg as u8 => "sendmsg",
         n if n == Hook::SockCreate as u8 => "sock_create",
         n if n == Hook::Bind as u8 => "bind",
+        n if n == Hook::Egress as u8 => "egress",
         _ => "sock_ops",
     };
     let original = (event.destination.ip != [0; 16]).then(|| OriginalDst(socket_address(&event.destination)));
@@ -100,6 +101,7 @@ fn reason(event: &DenialEvent) -> String {
         }
         Some(Reason::FlowsFull) => "the flow table was full".into(),
         Some(Reason::AgentPort) => "the port is the agent's".into(),
+        Some(Reason::Egress) => "the packet would have left the host past the agent".into(),
         Some(Reason::NoStorage) => "the kernel had no memory for the socket".into(),
         None => format!("reason {}", event.reason),
     }

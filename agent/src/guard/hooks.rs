@@ -1,32 +1,30 @@
 //! Loading the hooks, attaching them to one cgroup, and keeping them alive.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use aya::maps::{Array, HashMap as KernelMap, MapData, RingBuf};
+use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, SockOps};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, SockOps,
+};
 use aya::{Btf, Ebpf, EbpfLoader};
-use interdict_ebpf::{FlowKey as KernelKey, FlowValue, Listener, State};
+use interdict_ebpf::{Counter, Listener, State};
 
-use crate::model::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst};
+use crate::model::{ListenerAddr, NetnsCookie};
 use crate::task::Task;
 
 use super::btf;
 use super::cgroup::RunCgroup;
 use super::denials::Denials;
 use super::error::GuardError;
-use super::flow::{Flow, FlowSource};
+use super::flow::FlowSource;
+use super::heartbeat;
 use super::listeners::Listeners;
+use super::object::OBJECT;
 use super::pins::Pins;
-use super::process::{enrich, kernel_address, socket_address};
-
-/// The kernel object, built by `cargo xtask ebpf` (see `agent-ebpf/prebuilt/TOOLCHAIN.toml`).
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../agent-ebpf/prebuilt/interdict.bpf.o");
-
-/// Half of a second: six missed beats until the hooks deny.
-const BEAT: Duration = Duration::from_millis(500);
+use super::process::kernel_address;
+use super::table::{FlowTable, sweep};
 
 const SOCKET_HOOKS: [&str; 8] = [
     "on_connect4",
@@ -46,22 +44,55 @@ pub struct Features {
     pub attached: Vec<String>,
     /// Hooks that this kernel does not take, with what is lost by it.
     pub missing: Vec<(String, String)>,
+    /// What a process can do although everything is attached, for people who decide whether that is enough.
+    pub open: Vec<&'static str>,
+}
+
+/// What no cgroup hook sees.
+const OPEN: [&str; 6] = [
+    "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
+    "it can open AF_VSOCK sockets, and AF_PACKET and AF_XDP ones when it has CAP_NET_RAW",
+    "it can use a connected socket that an ungoverned process hands to it",
+    "its DNS questions reach the configured resolvers unread, so data can leave in names",
+    "it can be connected to from outside, and answer on such a connection",
+    "as root it can leave its cgroup or undo the hooks: run it as another user",
+];
+
+/// What the hooks have counted since they were attached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Denials that were made and could not be reported, because the agent was slower than they came.
+    pub denials_lost: u64,
+    /// Connections that were refused because too many waited to be accepted.
+    pub flows_full: u64,
+    /// Connections that were redirected.
+    pub redirected: u64,
 }
 
 /// The attached hooks. Dropping it detaches them: end the processes of the cgroup first.
-#[derive(Debug)]
 pub struct Guard {
     // Keeps the programs and what no other field holds of the maps.
     _hooks: Ebpf,
     // The links: they stay when the agent dies, and go when this is dropped.
     _pins: Pins,
     _heartbeat: Task<()>,
+    _sweep: Task<()>,
+    counters: PerCpuArray<MapData, u64>,
     labels: KernelMap<MapData, u32, u32>,
     flows: Arc<FlowTable>,
     denials: Option<Denials>,
     listeners: Option<Listeners>,
     netns: NetnsCookie,
     features: Features,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard")
+            .field("netns", &self.netns)
+            .field("features", &self.features)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Guard {
@@ -75,7 +106,10 @@ impl Guard {
             return Err(GuardError::NotRoot);
         }
         let listeners = Listeners::open()?;
-        let mut features = Features::default();
+        let mut features = Features {
+            open: OPEN.to_vec(),
+            ..Features::default()
+        };
         let mut hooks = load(&mut features)?;
         let mut map: KernelMap<_, u64, Listener> = take(&mut hooks, "LISTENERS")?;
         map.insert(listeners.netns.0, listeners.entry(), 0)
@@ -86,7 +120,8 @@ impl Guard {
                 .map_err(|e| map_error("RESOLVERS", &e))?;
         }
         let labels = take(&mut hooks, "LABELS")?;
-        let flows = Arc::new(FlowTable(Mutex::new(take(&mut hooks, "FLOWS")?)));
+        let counters = take(&mut hooks, "COUNTERS")?;
+        let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
         let ring: RingBuf<MapData> = take(&mut hooks, "DENIALS")?;
         let denials = Denials::new(ring).map_err(|source| GuardError::Map {
             map: "DENIALS",
@@ -95,12 +130,15 @@ impl Guard {
         let pins = Pins::create(cgroup.name())?;
         attach_all(&mut hooks, cgroup, &pins, &mut features)?;
         let state: Array<_, State> = take(&mut hooks, "STATE")?;
-        let heartbeat = crate::task::spawn("heartbeat", beat(state));
+        let heartbeat = crate::task::spawn("heartbeat", heartbeat::beat(state));
+        let sweep = crate::task::spawn("sweep flows", sweep(Arc::clone(&flows)));
         let netns = listeners.netns;
         Ok(Self {
             _hooks: hooks,
             _pins: pins,
             _heartbeat: heartbeat,
+            _sweep: sweep,
+            counters,
             labels,
             flows,
             denials: Some(denials),
@@ -146,13 +184,24 @@ impl Guard {
     /// How many flows have not been taken.
     #[must_use]
     pub fn flow_count(&self) -> usize {
-        self.flows
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .flatten()
-            .count()
+        self.flows.len()
+    }
+
+    /// What the hooks have counted.
+    ///
+    /// # Errors
+    /// Where the kernel's table cannot be read.
+    pub fn counters(&self) -> Result<Counters, GuardError> {
+        let read = |counter: Counter| {
+            let values = self.counters.get(&(counter as u32), 0);
+            let values = values.map_err(|e| map_error("COUNTERS", &e))?;
+            Ok(values.iter().sum())
+        };
+        Ok(Counters {
+            denials_lost: read(Counter::DenialsLost)?,
+            flows_full: read(Counter::FlowsFull)?,
+            redirected: read(Counter::Redirected)?,
+        })
     }
 
     /// The stream of denials, once.
@@ -164,30 +213,6 @@ impl Guard {
     #[must_use]
     pub const fn features(&self) -> &Features {
         &self.features
-    }
-}
-
-/// The kernel's table of flows.
-#[derive(Debug)]
-struct FlowTable(Mutex<KernelMap<MapData, KernelKey, FlowValue>>);
-
-impl FlowSource for FlowTable {
-    fn take(&self, key: &FlowKey) -> Option<Flow> {
-        let key = KernelKey {
-            netns: key.netns.0,
-            peer: kernel_address(key.peer.0),
-            listener: kernel_address(key.listener.0),
-        };
-        let value = {
-            let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let value = table.get(&key, 0).ok()?;
-            table.remove(&key).ok()?;
-            value
-        };
-        Some(Flow {
-            original: OriginalDst(socket_address(&value.original)),
-            process: enrich(&value.identity),
-        })
     }
 }
 
@@ -233,6 +258,14 @@ fn attach_all(
     let id = ops.attach(directory, mode).map_err(|e| refused(name, &e))?;
     pin(ops.take_link(id).map(TryInto::try_into), pins, name)?;
     features.attached.push(name.into());
+    let name = "on_egress";
+    // The backstop is optional: every other hook judges before a packet exists.
+    match attach_egress(hooks, cgroup, pins, name) {
+        Ok(()) => features.attached.push(name.into()),
+        Err(error) => features
+            .missing
+            .push((name.into(), format!("packets are not looked at: {error}"))),
+    }
     for (name, tracepoint) in [
         ("on_fork", "sched_process_fork"),
         ("on_exit", "sched_process_exit"),
@@ -246,6 +279,21 @@ fn attach_all(
         }
     }
     Ok(())
+}
+
+fn attach_egress(
+    hooks: &mut Ebpf,
+    cgroup: &RunCgroup,
+    pins: &Pins,
+    name: &'static str,
+) -> Result<(), GuardError> {
+    let (at, mode) = (CgroupSkbAttachType::Egress, CgroupAttachMode::Single);
+    let egress: &mut CgroupSkb = program(hooks, name)?;
+    egress.load().map_err(|e| refused(name, &e))?;
+    let id = egress
+        .attach(cgroup.directory(), at, mode)
+        .map_err(|e| refused(name, &e))?;
+    pin(egress.take_link(id).map(TryInto::try_into), pins, name)
 }
 
 /// Pins a link. A kernel without links for cgroups (before 5.7) cannot keep the guard, and is refused.
@@ -293,21 +341,6 @@ where
     };
     let map = hooks.take_map(name).ok_or_else(missing)?;
     M::try_from(map).map_err(|e| map_error(name, &e))
-}
-
-/// Tells the hooks that the agent is alive. When it cannot, it stops telling, and after three seconds they deny.
-async fn beat(mut state: Array<MapData, State>) {
-    loop {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let nanos = u64::try_from(now.tv_sec)
-            .unwrap_or(0)
-            .saturating_mul(1_000_000_000)
-            .saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0));
-        if let Err(error) = state.set(0, State { heartbeat_ns: nanos }, 0) {
-            tracing::error!(%error, "the heartbeat failed: new connections will be denied");
-        }
-        tokio::time::sleep(BEAT).await;
-    }
 }
 
 fn map_error(map: &'static str, error: &aya::maps::MapError) -> GuardError {

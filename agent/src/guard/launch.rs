@@ -92,11 +92,20 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
         command.env_remove(name);
     }
     command.envs(spec.set);
-    let child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn().map_err(failed)?;
     let pid = child.id().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    wait_stopped(pid).await.map_err(failed)?;
-    guard.label(pid, RUN_LABEL)?;
-    signal(pid, Signal::CONT).map_err(failed)?;
+    let started = async {
+        wait_stopped(pid).await.map_err(failed)?;
+        guard.label(pid, RUN_LABEL)?;
+        signal(pid, Signal::CONT).map_err(failed)
+    };
+    if let Err(error) = started.await {
+        // It would stay stopped for ever. A child that has ended already needs no signal.
+        if let Err(error) = child.kill().await {
+            tracing::debug!(%error, "the child could not be ended");
+        }
+        return Err(error);
+    }
     Ok(Launched { child, pid })
 }
 

@@ -85,6 +85,8 @@ pub enum Reason {
     AgentPort = 6,
     /// The socket's own storage could not be had.
     NoStorage = 7,
+    /// The packet would leave the host, and no other hook can have judged it.
+    Egress = 8,
 }
 
 impl Reason {
@@ -99,6 +101,7 @@ impl Reason {
             5 => Self::FlowsFull,
             6 => Self::AgentPort,
             7 => Self::NoStorage,
+            8 => Self::Egress,
             _ => return None,
         })
     }
@@ -152,133 +155,32 @@ fn redirect(question: &Question) -> Verdict {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The loopback interface: the first of every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
 
-    const V4: Address = Address::v4([10, 0, 0, 7], 5432);
-    const V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 5432);
-    const DNS: Address = Address::v4([10, 0, 0, 1], 53);
-    const BOTH: Option<Listener> = Some(Listener {
-        v4_port: 4000,
-        v6_port: 6000,
-        pad: 0,
-    });
-
-    fn ask(kind: Kind, destination: Address) -> Question {
-        let now_ns = 10_000_000_000;
-        Question {
-            kind,
-            destination,
-            heartbeat_ns: now_ns - 1,
-            now_ns,
-            listener: BOTH,
-            is_resolver: false,
-        }
-    }
-
-    #[test]
-    fn verdicts() {
-        use Reason::{NoHeartbeat, NoListener, Protocol, Udp};
-        let silent = Question {
-            heartbeat_ns: 0,
-            ..ask(Kind::Tcp, V4)
-        };
-        let late = Question {
-            heartbeat_ns: 1,
-            ..ask(Kind::Tcp, V4)
-        };
-        let just = Question {
-            heartbeat_ns: 7_000_000_000,
-            ..ask(Kind::Tcp, V4)
-        };
-        let elsewhere = Question {
-            listener: None,
-            ..ask(Kind::Tcp, V4)
-        };
-        let only_v4 = Some(Listener {
-            v4_port: 4000,
-            ..Listener::default()
-        });
-        let table = [
-            (ask(Kind::Tcp, V4), Verdict::Redirect { port: 4000 }),
-            (ask(Kind::Tcp, V6), Verdict::Redirect { port: 6000 }),
-            (
-                Question {
-                    listener: only_v4,
-                    ..ask(Kind::Tcp, V6)
-                },
-                Verdict::Deny(NoListener),
-            ),
-            (silent, Verdict::Deny(NoHeartbeat)),
-            (late, Verdict::Deny(NoHeartbeat)),
-            (just, Verdict::Redirect { port: 4000 }),
-            (elsewhere, Verdict::Deny(NoListener)),
-            (ask(Kind::Udp, V4), Verdict::Deny(Udp)),
-            (ask(Kind::Udp, DNS), Verdict::Deny(Udp)),
-            (
-                Question {
-                    is_resolver: true,
-                    ..ask(Kind::Udp, DNS)
-                },
-                Verdict::Direct,
-            ),
-            (
-                Question {
-                    is_resolver: true,
-                    ..ask(Kind::Udp, V4)
-                },
-                Verdict::Deny(Udp),
-            ),
-            (
-                Question {
-                    is_resolver: true,
-                    heartbeat_ns: 0,
-                    ..ask(Kind::Udp, DNS)
-                },
-                Verdict::Deny(NoHeartbeat),
-            ),
-            (
-                Question {
-                    is_resolver: true,
-                    ..ask(Kind::Tcp, DNS)
-                },
-                Verdict::Redirect { port: 4000 },
-            ),
-            (ask(Kind::Other, V4), Verdict::Deny(Protocol)),
-        ];
-        for (question, expected) in table {
-            assert_eq!(verdict(&question), expected, "{question:?}");
-        }
-    }
-
-    #[test]
-    fn only_tcp_and_udp_sockets() {
-        let (stream, dgram, raw, seqpacket, dccp) = (1, 2, 3, 5, 6);
-        for family in [AF_INET, AF_INET6] {
-            assert!(socket_allowed(family, stream, 0) && socket_allowed(family, stream, IPPROTO_TCP));
-            assert!(socket_allowed(family, dgram, 0) && socket_allowed(family, dgram, IPPROTO_UDP));
-            // MPTCP, SCTP, ping, ping6, UDP-Lite.
-            for (kind, protocol) in [
-                (stream, 262),
-                (stream, 132),
-                (dgram, 1),
-                (dgram, 58),
-                (dgram, 136),
-            ] {
-                assert!(!socket_allowed(family, kind, protocol), "{kind} {protocol}");
-            }
-            for kind in [raw, seqpacket, dccp] {
-                assert!(!socket_allowed(family, kind, 0), "{kind}");
-            }
-        }
-        assert!(!socket_allowed(17, raw, 0));
-    }
-
-    #[test]
-    fn v4_mapped_is_ipv4() {
-        assert!(V4.is_v4_mapped());
-        assert!(!V6.is_v4_mapped());
-        assert!(!Address::v6([0; 16], 1).is_v4_mapped());
-    }
+/// A packet that a governed socket sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// The interface that it is about to leave by.
+    pub interface: u32,
+    /// Whether it is UDP.
+    pub is_udp: bool,
+    /// Whether its destination is one of the resolvers that the host is configured with.
+    pub is_resolver: bool,
+    /// Its destination port, host order; 0 for none.
+    pub port: u16,
+    /// Whether it belongs to a connection that the other side opened.
+    pub is_answer: bool,
 }
+
+/// Whether the packet may go. Redirected connections stay on the loopback, so little else has a reason to leave.
+#[must_use]
+#[inline(always)]
+pub const fn packet_allowed(packet: &Packet) -> bool {
+    packet.interface == LOOPBACK
+        || packet.is_answer
+        || (packet.is_udp && packet.is_resolver && packet.port == DNS_PORT)
+}
+
+#[cfg(test)]
+mod tests;

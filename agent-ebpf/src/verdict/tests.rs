@@ -1,0 +1,189 @@
+//! The verdict, row by row.
+
+use super::*;
+
+const V4: Address = Address::v4([10, 0, 0, 7], 5432);
+const V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 5432);
+const DNS: Address = Address::v4([10, 0, 0, 1], 53);
+const BOTH: Option<Listener> = Some(Listener {
+    v4_port: 4000,
+    v6_port: 6000,
+    pad: 0,
+});
+
+fn ask(kind: Kind, destination: Address) -> Question {
+    let now_ns = 10_000_000_000;
+    Question {
+        kind,
+        destination,
+        heartbeat_ns: now_ns - 1,
+        now_ns,
+        listener: BOTH,
+        is_resolver: false,
+    }
+}
+
+#[test]
+fn verdicts() {
+    use Reason::{NoHeartbeat, NoListener, Protocol, Udp};
+    let silent = Question {
+        heartbeat_ns: 0,
+        ..ask(Kind::Tcp, V4)
+    };
+    let late = Question {
+        heartbeat_ns: 1,
+        ..ask(Kind::Tcp, V4)
+    };
+    let just = Question {
+        heartbeat_ns: 7_000_000_000,
+        ..ask(Kind::Tcp, V4)
+    };
+    let elsewhere = Question {
+        listener: None,
+        ..ask(Kind::Tcp, V4)
+    };
+    let only_v4 = Some(Listener {
+        v4_port: 4000,
+        ..Listener::default()
+    });
+    let table = [
+        (ask(Kind::Tcp, V4), Verdict::Redirect { port: 4000 }),
+        (ask(Kind::Tcp, V6), Verdict::Redirect { port: 6000 }),
+        (
+            Question {
+                listener: only_v4,
+                ..ask(Kind::Tcp, V6)
+            },
+            Verdict::Deny(NoListener),
+        ),
+        (silent, Verdict::Deny(NoHeartbeat)),
+        (late, Verdict::Deny(NoHeartbeat)),
+        (just, Verdict::Redirect { port: 4000 }),
+        (elsewhere, Verdict::Deny(NoListener)),
+        (ask(Kind::Udp, V4), Verdict::Deny(Udp)),
+        (ask(Kind::Udp, DNS), Verdict::Deny(Udp)),
+        (
+            Question {
+                is_resolver: true,
+                ..ask(Kind::Udp, DNS)
+            },
+            Verdict::Direct,
+        ),
+        (
+            Question {
+                is_resolver: true,
+                ..ask(Kind::Udp, V4)
+            },
+            Verdict::Deny(Udp),
+        ),
+        (
+            Question {
+                is_resolver: true,
+                heartbeat_ns: 0,
+                ..ask(Kind::Udp, DNS)
+            },
+            Verdict::Deny(NoHeartbeat),
+        ),
+        (
+            Question {
+                is_resolver: true,
+                ..ask(Kind::Tcp, DNS)
+            },
+            Verdict::Redirect { port: 4000 },
+        ),
+        (ask(Kind::Other, V4), Verdict::Deny(Protocol)),
+    ];
+    for (question, expected) in table {
+        assert_eq!(verdict(&question), expected, "{question:?}");
+    }
+}
+
+#[test]
+fn only_tcp_and_udp_sockets() {
+    let (stream, dgram, raw, seqpacket, dccp) = (1, 2, 3, 5, 6);
+    for family in [AF_INET, AF_INET6] {
+        assert!(socket_allowed(family, stream, 0) && socket_allowed(family, stream, IPPROTO_TCP));
+        assert!(socket_allowed(family, dgram, 0) && socket_allowed(family, dgram, IPPROTO_UDP));
+        // MPTCP, SCTP, ping, ping6, UDP-Lite.
+        for (kind, protocol) in [
+            (stream, 262),
+            (stream, 132),
+            (dgram, 1),
+            (dgram, 58),
+            (dgram, 136),
+        ] {
+            assert!(!socket_allowed(family, kind, protocol), "{kind} {protocol}");
+        }
+        for kind in [raw, seqpacket, dccp] {
+            assert!(!socket_allowed(family, kind, 0), "{kind}");
+        }
+    }
+    assert!(!socket_allowed(17, raw, 0));
+}
+
+#[test]
+fn v4_mapped_is_ipv4() {
+    assert!(V4.is_v4_mapped());
+    assert!(!V6.is_v4_mapped());
+    assert!(!Address::v6([0; 16], 1).is_v4_mapped());
+}
+
+#[test]
+fn little_leaves_the_host() {
+    let dns = Packet {
+        interface: 4,
+        is_udp: true,
+        is_resolver: true,
+        port: 53,
+        is_answer: false,
+    };
+    let table = [
+        (dns, true),
+        (Packet { port: 443, ..dns }, false),
+        (
+            Packet {
+                is_resolver: false,
+                ..dns
+            },
+            false,
+        ),
+        (Packet { is_udp: false, ..dns }, false),
+        (
+            Packet {
+                is_udp: false,
+                is_answer: true,
+                ..dns
+            },
+            true,
+        ),
+        (
+            Packet {
+                interface: 1,
+                ..Packet::default()
+            },
+            true,
+        ),
+        (
+            Packet {
+                interface: 2,
+                ..Packet::default()
+            },
+            false,
+        ),
+        // No interface is not the loopback.
+        (Packet::default(), false),
+    ];
+    for (packet, expected) in table {
+        assert_eq!(packet_allowed(&packet), expected, "{packet:?}");
+    }
+}
+
+#[test]
+fn every_reason_reads_back() {
+    for number in 0..=u8::MAX {
+        match Reason::from_number(number) {
+            Some(reason) => assert_eq!(reason as u8, number),
+            None => assert!(number == 0 || number > Reason::Egress as u8, "{number}"),
+        }
+    }
+}
