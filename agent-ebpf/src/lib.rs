@@ -3,6 +3,30 @@
 //! The hooks (`main.rs`) are thin shells around [`verdict`]; the same function is tested on the host and used by the
 //! agent to explain a denial. Every type that crosses a map is `repr(C)` with explicit padding, so that no
 //! uninitialised byte becomes part of a key.
+//!
+//! # What the hooks do
+//!
+//! All but the last are attached to the cgroup of one run, so they see every process below it, labelled or not.
+//!
+//! | hook | does |
+//! |---|---|
+//! | `connect4`, `connect6` | TCP goes to the agent's listener in the socket's own network namespace; UDP to the resolvers only; what cannot be redirected is denied |
+//! | `sock_ops` | before the SYN: the flow goes into the table that the agent reads; a failed connect takes it out |
+//! | `getpeername4`, `getpeername6` | the process sees the peer that it asked for |
+//! | `sendmsg4`, `sendmsg6` | UDP to the resolvers only |
+//! | `bind4`, `bind6` | nobody takes the agent's ports |
+//! | `sock_create` | TCP and UDP only |
+//! | `cgroup_skb/egress` | the backstop: what leaves the host is an answer, or a question to a resolver |
+//! | `sched_process_fork`, `sched_process_exit` | labels are inherited, and go with their process |
+//!
+//! Without a heartbeat of the agent for three seconds everything is denied. A full ring buffer loses the report, never
+//! the denial; a full flow table refuses the connection.
+//!
+//! # Building
+//!
+//! Users build with stable Rust: the object is committed in `prebuilt/`, with what built it in `TOOLCHAIN.toml`.
+//! `cargo xtask ebpf` builds it again, with the same bytes wherever the checkout is. After any change in `src` (tests are
+//! kept in files called `tests.rs`, which do not count) do that and commit both files; a test fails until then.
 #![cfg_attr(not(test), no_std)]
 
 mod abi;

@@ -84,7 +84,7 @@ pub(crate) fn every_kind_of_connect() -> Result<()> {
         for (name, connect, meant) in CONNECTS {
             check(world, connect, meant)
                 .await
-                .with_context(|| format!("{name}"))?;
+                .context(*name)?;
         }
         Ok(())
     })
