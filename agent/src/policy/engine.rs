@@ -15,7 +15,7 @@ use crate::model::{
 use super::annotations::Annotations;
 use super::decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};
 use super::load::{Loaded, PolicyErrors, PolicySource, joined, load};
-use super::question::{Unsayable, context, entities, request, reveal_context, uid};
+use super::question::{Unsayable, Word, context, entities, request, reveal_context, uid};
 
 /// Verdicts and entities that are kept; beyond it the memory starts anew.
 const MAX_KEPT: usize = 8192;
@@ -101,7 +101,16 @@ impl Engine {
         }
         let decision = self
             .scene(scene_key, principal, target, now)
-            .and_then(|scene| self.evaluate(&scene, operation, principal, target, consent, now))
+            .and_then(|scene| {
+                self.evaluate(
+                    &scene,
+                    operation,
+                    principal,
+                    target,
+                    consent.map(Word::Given),
+                    now,
+                )
+            })
             .unwrap_or_else(|unsayable| Decision::Deny(self.failed(Vec::new(), &unsayable)));
         if let Some(key) = key {
             let mut kept = self.kept();
@@ -203,7 +212,7 @@ impl Engine {
         operation: &Operation,
         principal: &Principal,
         target: &Target,
-        consent: Option<&Consent>,
+        word: Option<Word<'_>>,
         now: Timestamp,
     ) -> Result<Decision, Unsayable> {
         let mut permits: BTreeSet<CedarId> = BTreeSet::new();
@@ -212,7 +221,7 @@ impl Engine {
             return Err("the operation has no action".into());
         }
         for action in &operation.actions {
-            let context = context(operation, consent, self.time(now))?;
+            let context = context(operation, word, self.time(now))?;
             let request = request(principal, action.name(), uid("Target", &target.name.0)?, context)?;
             let response = self
                 .authorizer
@@ -233,9 +242,39 @@ impl Engine {
             }
         }
         if wants.is_empty() {
-            Ok(Decision::Allow(self.allowed(&permits, scene)))
-        } else {
-            Ok(self.needs(&wants))
+            return Ok(Decision::Allow(self.allowed(&permits, scene)));
+        }
+        match word {
+            // Nobody is asked in vain: with the consent of everybody who is named, would it go?
+            None => self.worth_asking(scene, operation, principal, target, &wants, now),
+            Some(_) => Ok(self.needs(&wants)),
+        }
+    }
+
+    fn worth_asking(
+        &self,
+        scene: &Scene,
+        operation: &Operation,
+        principal: &Principal,
+        target: &Target,
+        wants: &BTreeSet<CedarId>,
+        now: Timestamp,
+    ) -> Result<Decision, Unsayable> {
+        let groups = wants
+            .iter()
+            .filter_map(|id| self.annotations(id))
+            .flat_map(|a| a.approvers.clone());
+        let everybody = groups.collect();
+        match self.evaluate(
+            scene,
+            operation,
+            principal,
+            target,
+            Some(Word::Imagined(&everybody)),
+            now,
+        )? {
+            Decision::Deny(denial) => Ok(Decision::Deny(denial)),
+            Decision::Allow(_) | Decision::NeedsApproval(_) => Ok(self.needs(wants)),
         }
     }
 

@@ -9,7 +9,9 @@ use cedar_policy::{
 };
 
 use crate::approval::Consent;
-use crate::model::{DataClass, Facts, Operation, Principal, PrincipalKind, SqlFacts, Target, Timestamp};
+use crate::model::{
+    DataClass, Facts, Group, Operation, Principal, PrincipalKind, SqlFacts, Target, Timestamp,
+};
 
 /// Something could not be said in Cedar's words; the answer is then no.
 pub(super) type Unsayable = String;
@@ -82,10 +84,19 @@ pub(super) fn entities(
     Entities::from_entities(all, Some(schema)).map_err(|error| error.to_string())
 }
 
+/// What approval the context speaks of.
+#[derive(Clone, Copy)]
+pub(super) enum Word<'a> {
+    /// Consent that was given.
+    Given(&'a Consent),
+    /// Consent that nobody has given, by members of these groups: for the question whether asking can help.
+    Imagined(&'a BTreeSet<Group>),
+}
+
 /// The context of an operation.
 pub(super) fn context(
     operation: &Operation,
-    consent: Option<&Consent>,
+    word: Option<Word<'_>>,
     now: Option<Timestamp>,
 ) -> Result<Context, Unsayable> {
     let mut pairs = match &operation.facts {
@@ -96,21 +107,18 @@ pub(super) fn context(
         ],
     };
     pairs.extend(time(now));
-    if let Some(consent) = consent {
-        let groups = consent.groups();
+    if let Some(word) = word {
+        let (groups, approvers, ticket) = match word {
+            Word::Given(consent) => {
+                let approvers: Vec<&str> = consent.approvers().iter().map(|a| a.principal.as_str()).collect();
+                (consent.groups(), approvers, consent.ticket().to_string())
+            }
+            Word::Imagined(groups) => (groups.clone(), Vec::new(), String::new()),
+        };
         let fields = [
-            (
-                "groups".to_owned(),
-                strings(groups.iter().map(crate::model::Group::as_str)),
-            ),
-            (
-                "approvers".to_owned(),
-                strings(consent.approvers().iter().map(|a| a.principal.as_str())),
-            ),
-            (
-                "ticket".to_owned(),
-                Value::new_string(consent.ticket().to_string()),
-            ),
+            ("groups".to_owned(), strings(groups.iter().map(Group::as_str))),
+            ("approvers".to_owned(), strings(approvers)),
+            ("ticket".to_owned(), Value::new_string(ticket)),
         ];
         let approval = Value::new_record(fields).map_err(|error| error.to_string())?;
         pairs.push(("approval".to_owned(), approval));

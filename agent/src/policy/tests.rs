@@ -121,6 +121,8 @@ fn shipped_policies() {
         (&user(&[]), &[SqlSelect], "prod", None, "allow"),
         (&workload(), &[SqlSelect], "prod", None, "allow"),
         (&workload(), &[SqlUpdate], "prod", None, "deny"),
+        // No approval could help: nobody is asked.
+        (&workload(), &[SqlUpdateAll], "prod", None, "deny"),
         (&user(&[]), &[SqlUpdate, SqlSelect], "prod", None, "allow"),
         (&user(&["dba"]), &[SqlDrop], "prod", None, "deny prod-no-drop"),
         (&user(&[]), &[SqlDrop], "prod", Some(&dba), "deny prod-no-drop"),

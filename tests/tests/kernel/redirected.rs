@@ -82,9 +82,7 @@ const CONNECTS: &[(&str, &str, &str)] = &[
 pub(crate) fn every_kind_of_connect() -> Result<()> {
     governed(&[], async |world| {
         for (name, connect, meant) in CONNECTS {
-            check(world, connect, meant)
-                .await
-                .context(*name)?;
+            check(world, connect, meant).await.context(*name)?;
         }
         Ok(())
     })
