@@ -26,10 +26,9 @@ fn main() -> Result<()> {
         "CREATE TABLE pgbench_accounts (aid int PRIMARY KEY, abalance int, filler char(84));
          INSERT INTO pgbench_accounts SELECT g, g, '' FROM generate_series(1, 100000) g;
          CREATE TABLE people_bench (id int PRIMARY KEY, name text, email text);
-         INSERT INTO people_bench SELECT g, 'Name ' || g, 'user' || g || '@example.com' FROM generate_series(1, 10000) g;
-         VACUUM ANALYZE",
-    )
-    .or_else(|_in_transaction| database.direct("shop", "SELECT 1"))?;
+         INSERT INTO people_bench SELECT g, 'Name ' || g, 'user' || g || '@example.com' FROM generate_series(1, 10000) g;",
+    )?;
+    database.direct("shop", "VACUUM ANALYZE")?;
     let issuer = Oidc::start()?;
     let agent = Agent::new(dir.path(), &database, &issuer, "")?.as_caller();
     let config = agent.state().with_file_name("interdict.toml");
