@@ -102,7 +102,6 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     let cgroup = RunCgroup::create()?;
     let mut guard = Guard::attach(&cgroup, &resolvers())?;
     note_features(&guard);
-    let principal = rooms.binding.current(crate::clock::now()).ok();
     let started = Event::AgentStarted {
         version: env!("CARGO_PKG_VERSION").into(),
         config: config_digest,
@@ -143,24 +142,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         ));
     }
     tasks.extend(control(&built.issuers, &guard, rooms));
-    if let Some(principal) = principal {
-        let uid = run_as
-            .as_ref()
-            .map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
-        let bound = Event::IdentityBound {
-            run: rooms.run,
-            principal: Arc::clone(&principal),
-        };
-        let _receipt = audit.record(bound).await?;
-        let _receipt = audit
-            .record(Event::RunStarted {
-                run: rooms.run,
-                principal,
-                command: name,
-                uid,
-            })
-            .await?;
-    }
+    record_start(rooms, run_as.as_ref(), name).await?;
     let changes = environment::for_command(
         &config,
         built.authority.pem_path(),
@@ -183,16 +165,48 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         .await?;
     audit.close().await;
     drop(guard);
-    if let Some(sink) = &config.audit.clickhouse {
-        let drained = tokio::time::timeout(DRAIN, crate::audit::drain(&config.audit.dir, sink)).await;
-        if !matches!(drained, Ok(Ok(()))) {
-            tracing::warn!(
-                ?drained,
-                "not every record is in ClickHouse yet: the next agent sends the rest"
-            );
-        }
-    }
+    drain(&config).await;
     Ok(status)
+}
+
+/// Records on whose behalf the command starts, and as whom.
+async fn record_start(
+    rooms: &crate::session::Rooms,
+    run_as: Option<&RunAs>,
+    command: String,
+) -> Result<(), crate::audit::AuditError> {
+    // A token that has ended already is told to the process at its first operation.
+    let Ok(principal) = rooms.binding.current(crate::clock::now()) else {
+        return Ok(());
+    };
+    let uid = run_as.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
+    let bound = Event::IdentityBound {
+        run: rooms.run,
+        principal: Arc::clone(&principal),
+    };
+    let _receipt = rooms.audit.record(bound).await?;
+    let started = Event::RunStarted {
+        run: rooms.run,
+        principal,
+        command,
+        uid,
+    };
+    let _receipt = rooms.audit.record(started).await?;
+    Ok(())
+}
+
+/// Sends what ClickHouse does not have yet, for a moment.
+async fn drain(config: &Config) {
+    let Some(sink) = &config.audit.clickhouse else {
+        return;
+    };
+    let drained = tokio::time::timeout(DRAIN, crate::audit::drain(&config.audit.dir, sink)).await;
+    if !matches!(drained, Ok(Ok(()))) {
+        tracing::warn!(
+            ?drained,
+            "not every record is in ClickHouse yet: the next agent sends the rest"
+        );
+    }
 }
 
 fn note_features(guard: &Guard) {

@@ -173,43 +173,43 @@ fn plan(boot: &Path, cursor: &Cursor, config: &ClickHouseConfig) -> io::Result<O
 
 /// Seals of segments that have been sent whole.
 async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result<bool, ShipError> {
-    for (first, path) in segment::list(boot)?
+    let next = segment::list(boot)?
         .into_iter()
-        .filter(|(first, _)| *first > cursor.sealed)
-    {
-        let sealed = path.with_extension("seal");
-        let whole = first < cursor.segment || fs::metadata(&path)?.len() == cursor.offset;
-        if !whole || !sealed.exists() {
-            return Ok(false);
-        }
-        let seal = super::seal::read(&sealed)?;
-        let name = boot.file_name().unwrap_or_default().to_string_lossy();
-        let row = serde_json::json!({
-            "boot": name, "first": first, "statement": seal.statement, "signature": seal.signature, "key": seal.key,
-        });
-        let client = client(config)?;
-        let mut insert = client
-            .insert_formatted_with(format!(
-                "INSERT INTO {}.checkpoints FORMAT JSONEachRow",
-                config.database
-            ))
-            .with_setting(
-                "insert_deduplication_token",
-                format!("{name}-{first}-{}", seal.digest()),
-            )
-            .with_setting("async_insert", "0");
-        insert.send(format!("{row}\n").into()).await?;
-        insert.end().await?;
-        write(
-            &boot.join("shipped.json"),
-            &Cursor {
-                sealed: first,
-                ..cursor
-            },
-        )?;
-        return Ok(true);
+        .find(|(first, _)| *first > cursor.sealed);
+    let Some((first, path)) = next else {
+        return Ok(false);
+    };
+    let sealed = path.with_extension("seal");
+    let whole = first < cursor.segment || fs::metadata(&path)?.len() == cursor.offset;
+    if !whole || !sealed.exists() {
+        return Ok(false);
     }
-    Ok(false)
+    let seal = super::seal::read(&sealed)?;
+    let name = boot.file_name().unwrap_or_default().to_string_lossy();
+    let row = serde_json::json!({
+        "boot": name, "first": first, "statement": seal.statement, "signature": seal.signature, "key": seal.key,
+    });
+    let client = client(config)?;
+    let mut insert = client
+        .insert_formatted_with(format!(
+            "INSERT INTO {}.checkpoints FORMAT JSONEachRow",
+            config.database
+        ))
+        .with_setting(
+            "insert_deduplication_token",
+            format!("{name}-{first}-{}", seal.digest()),
+        )
+        .with_setting("async_insert", "0");
+    insert.send(format!("{row}\n").into()).await?;
+    insert.end().await?;
+    write(
+        &boot.join("shipped.json"),
+        &Cursor {
+            sealed: first,
+            ..cursor
+        },
+    )?;
+    Ok(true)
 }
 
 fn client(config: &ClickHouseConfig) -> Result<Client, ShipError> {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::config::{ColumnClass, MaskingConfig};
-use crate::model::DataClass;
+use crate::model::{DataClass, Digest, InvalidClass};
 
 use super::detect::Detector;
 
@@ -21,19 +22,40 @@ pub enum Strategy {
     Partial,
     /// A token that is always the same for the same value.
     Token,
+    /// Nothing: the same as `Null` for now.
+    Deny,
     /// The value itself.
     Keep,
 }
 
 impl Strategy {
-    fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "null" => Self::Null,
-            "redact" => Self::Redact,
-            "partial" => Self::Partial,
-            "token" => Self::Token,
-            "keep" => Self::Keep,
-            _ => return None,
+    const ALL: &'static [Self] = &[
+        Self::Null,
+        Self::Redact,
+        Self::Partial,
+        Self::Token,
+        Self::Deny,
+        Self::Keep,
+    ];
+
+    /// The name in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Redact => "redact",
+            Self::Partial => "partial",
+            Self::Token => "token",
+            Self::Deny => "deny",
+            Self::Keep => "keep",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().copied().find(|s| s.name() == name);
+        found.ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|s| s.name()).collect();
+            format!("{name:?} is no strategy: write one of {}", names.join(", "))
         })
     }
 }
@@ -59,127 +81,225 @@ pub enum ClassesError {
         /// What is wrong, and what to write instead.
         what: String,
     },
+    /// An override in the configuration is wrong.
+    #[error("masking.overrides.{class:?}: {what}")]
+    Override {
+        /// The class.
+        class: String,
+        /// What is wrong, and what to write instead.
+        what: String,
+    },
 }
 
-/// The classes.
+/// What stands in the place of a class's values, in detail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Treatment {
+    pub(super) strategy: Strategy,
+    /// How many characters `Partial` leaves at the end, where at least twice as many are hidden.
+    pub(super) keep_last: u8,
+}
+
+impl Treatment {
+    pub(super) const REDACT: Self = Self {
+        strategy: Strategy::Redact,
+        keep_last: KEEP_LAST,
+    };
+}
+
+const KEEP_LAST: u8 = 4;
+const KEEP_LAST_MOST: u8 = 8;
+
+/// The classes: what finds them, what stands in their place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classes {
-    pub(super) strategies: BTreeMap<DataClass, Strategy>,
+    pub(super) treatments: BTreeMap<DataClass, Treatment>,
     pub(super) detectors: BTreeMap<Detector, DataClass>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    class: Vec<Entry>,
+struct RawFile {
+    class: Vec<RawClass>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
-    name: toml::Spanned<String>,
-    #[serde(rename = "description")]
-    _description: String,
-    detectors: Vec<toml::Spanned<String>>,
-    strategy: toml::Spanned<String>,
+struct RawClass {
+    name: Spanned<String>,
+    description: Spanned<String>,
+    detectors: Vec<Spanned<String>>,
+    strategy: Spanned<String>,
+    keep_last: Option<Spanned<u8>>,
 }
 
 const SHIPPED: &str = include_str!("../../../policies/classes.toml");
 
 impl Classes {
-    /// What the configuration asks for: its file or the shipped one, its overrides, and a class for each declared
-    /// column (`redact` where no file names it).
+    /// The classes that come with the agent (`policies/classes.toml`).
     ///
     /// # Errors
-    /// Where the file is wrong: line, and what to write instead.
+    /// Never in a build that passed its tests.
+    pub fn shipped() -> Result<Self, ClassesError> {
+        Self::parse(SHIPPED, Path::new("classes.toml"))
+    }
+
+    /// The classes of a file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or is wrong: line, and what to write instead.
+    pub fn from_file(path: &Path) -> Result<Self, ClassesError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ClassesError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// What the configuration asks for: its file or the shipped one, a class for each declared column (`redact` where
+    /// the file does not name it), and the overrides.
+    ///
+    /// # Errors
+    /// Where the file is wrong, or an override names no class or no strategy.
     pub fn load(
         config: &MaskingConfig,
         columns: impl IntoIterator<Item = ColumnClass>,
     ) -> Result<Self, ClassesError> {
         let mut classes = match &config.classes {
-            None => Self::parse(SHIPPED, Path::new("classes.toml"))?,
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| ClassesError::File {
-                    path: path.clone(),
-                    source,
-                })?;
-                Self::parse(&text, path)?
-            }
+            None => Self::shipped()?,
+            Some(path) => Self::from_file(path)?,
         };
-        for (class, name) in &config.overrides {
-            let strategy = Strategy::from_name(name).ok_or_else(|| ClassesError::Content {
-                path: "masking.overrides".into(),
-                line: 1,
-                what: unknown_strategy(name),
-            })?;
-            classes.strategies.insert(class.clone(), strategy);
-        }
         for column in columns {
-            classes.strategies.entry(column.class).or_insert(Strategy::Redact);
+            classes
+                .treatments
+                .entry(column.class)
+                .or_insert(Treatment::REDACT);
         }
-        Ok(classes)
+        classes.with_overrides(&config.overrides)
+    }
+
+    /// These classes with other strategies for some of them.
+    ///
+    /// # Errors
+    /// Where an override names no class or no strategy.
+    pub fn with_overrides(mut self, overrides: &BTreeMap<DataClass, String>) -> Result<Self, ClassesError> {
+        for (class, name) in overrides {
+            let wrong = |what| ClassesError::Override {
+                class: class.to_string(),
+                what,
+            };
+            let strategy = Strategy::from_name(name).map_err(wrong)?;
+            let Some(treatment) = self.treatments.get_mut(class) else {
+                let known: Vec<_> = self.treatments.keys().map(DataClass::as_str).collect();
+                return Err(wrong(format!(
+                    "there is no such class: write one of {}, or add it to the file of classes",
+                    known.join(", ")
+                )));
+            };
+            treatment.strategy = strategy;
+        }
+        Ok(self)
     }
 
     /// Reads a file's text.
     ///
     /// # Errors
-    /// As [`Classes::load`].
+    /// As [`Classes::from_file`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ClassesError> {
         let wrong = |offset: usize, what: String| ClassesError::Content {
             path: path.to_owned(),
             line: text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1,
             what,
         };
-        let file: File = toml::from_str(text)
+        let RawFile { class } = toml::from_str(text)
             .map_err(|error| wrong(error.span().map_or(0, |s| s.start), error.message().to_owned()))?;
         let mut classes = Self {
-            strategies: BTreeMap::new(),
+            treatments: BTreeMap::new(),
             detectors: BTreeMap::new(),
         };
-        for entry in file.class {
-            let class: DataClass =
-                entry
-                    .name
-                    .get_ref()
-                    .parse()
-                    .map_err(|error: crate::model::InvalidClass| {
-                        wrong(entry.name.span().start, error.to_string())
-                    })?;
-            let strategy = Strategy::from_name(entry.strategy.get_ref()).ok_or_else(|| {
-                wrong(
-                    entry.strategy.span().start,
-                    unknown_strategy(entry.strategy.get_ref()),
-                )
-            })?;
-            for name in &entry.detectors {
-                let detector = Detector::from_name(name.get_ref()).ok_or_else(|| {
-                    wrong(
-                        name.span().start,
-                        format!(
-                            "{:?} is no detector: choose among {}",
-                            name.get_ref(),
-                            Detector::names()
-                        ),
-                    )
-                })?;
-                if classes.detectors.insert(detector, class.clone()).is_some() {
-                    return Err(wrong(
-                        name.span().start,
-                        format!("{:?} finds a class already", name.get_ref()),
-                    ));
-                }
-            }
-            if classes.strategies.insert(class, strategy).is_some() {
-                return Err(wrong(
-                    entry.name.span().start,
-                    "the class stands here a second time".into(),
-                ));
-            }
+        for raw in class {
+            classes.add(raw).map_err(|(offset, what)| wrong(offset, what))?;
         }
         Ok(classes)
     }
+
+    /// Adds a class; an error is where in the file, and what.
+    fn add(&mut self, raw: RawClass) -> Result<(), (usize, String)> {
+        let RawClass {
+            name,
+            description,
+            detectors,
+            strategy,
+            keep_last,
+        } = raw;
+        let at = name.span().start;
+        let class: DataClass = name
+            .get_ref()
+            .parse()
+            .map_err(|error: InvalidClass| (at, error.to_string()))?;
+        if description.get_ref().trim().is_empty() {
+            let what = "the description is empty: say which values are meant".to_owned();
+            return Err((description.span().start, what));
+        }
+        for name in &detectors {
+            let wrong = |what| (name.span().start, what);
+            let detector = Detector::from_name(name.get_ref()).ok_or_else(|| {
+                let names: Vec<_> = Detector::ALL.iter().map(|d| d.name()).collect();
+                wrong(format!(
+                    "{:?} is no detector: write one of {}",
+                    name.get_ref(),
+                    names.join(", ")
+                ))
+            })?;
+            if let Some(other) = self.detectors.insert(detector, class.clone()) {
+                return Err(wrong(format!(
+                    "{:?} finds {other} already: name it in one class only",
+                    name.get_ref()
+                )));
+            }
+        }
+        let treatment = treatment(&strategy, keep_last.as_ref())?;
+        match self.treatments.insert(class, treatment) {
+            None => Ok(()),
+            Some(_) => Err((
+                at,
+                "the class stands here a second time: remove one of the two".to_owned(),
+            )),
+        }
+    }
+
+    /// Changes when anything that decides what is masked, or how, does; not with the key.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut text = String::from("interdict mask classes 1\n");
+        for (class, Treatment { strategy, keep_last }) in &self.treatments {
+            text.push_str(&format!("class {class} {} {keep_last}\n", strategy.name()));
+        }
+        for (detector, class) in &self.detectors {
+            text.push_str(&format!("detector {} {class}\n", detector.name()));
+        }
+        Digest::of(text.as_bytes())
+    }
 }
 
-fn unknown_strategy(name: &str) -> String {
-    format!("{name:?} is no strategy: choose among null, redact, partial, token, keep")
+fn treatment(
+    strategy: &Spanned<String>,
+    keep_last: Option<&Spanned<u8>>,
+) -> Result<Treatment, (usize, String)> {
+    let chosen = Strategy::from_name(strategy.get_ref()).map_err(|what| (strategy.span().start, what))?;
+    let kept = match keep_last {
+        None => KEEP_LAST,
+        Some(number) if chosen != Strategy::Partial => {
+            let what = "keep_last belongs to strategy = \"partial\": remove one of the two".to_owned();
+            return Err((number.span().start, what));
+        }
+        Some(number) if *number.get_ref() > KEEP_LAST_MOST => {
+            let what = format!("keep_last shows too much: write a number from 0 to {KEEP_LAST_MOST}");
+            return Err((number.span().start, what));
+        }
+        Some(number) => *number.get_ref(),
+    };
+    Ok(Treatment {
+        strategy: chosen,
+        keep_last: kept,
+    })
 }

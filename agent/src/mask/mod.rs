@@ -1,16 +1,26 @@
 //! Finding sensitive data and replacing it, keeping its shape.
+//!
+//! `scan` walks a text once and asks `detect` only at places where a value can begin; `replace` writes what stands in a
+//! value's place; `plan` is what one principal may see; `stream` is the same walk over text that arrives in pieces.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::as_conversions))]
 
 mod classes;
 mod detect;
+mod engine;
 mod key;
 mod masked;
 mod plan;
 mod replace;
+mod scan;
+mod stream;
 #[cfg(test)]
 mod tests;
-mod validate;
+mod view;
 
 pub use classes::{Classes, ClassesError, Strategy};
+pub use engine::MaskEngine;
 pub use key::{KeyError, MaskKey};
 pub use masked::{Maskable, Masked, NoData};
-pub use plan::{CellMask, MaskEngine, MaskPlan};
+pub use plan::{CellMask, MaskPlan};
+pub use stream::StreamMask;

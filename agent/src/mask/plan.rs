@@ -1,78 +1,29 @@
 //! What is masked for one principal, and how.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 
 use crate::model::{DataClass, MaskCounts};
 
-use super::classes::{Classes, Strategy};
-use super::detect::{Detector, Detectors};
-use super::key::MaskKey;
+use super::classes::{Strategy, Treatment};
+use super::detect::{Detector, Found};
+use super::engine::{MaskEngine, Rule, Sight};
 use super::replace::{redact, replace};
+use super::scan::{Event, Scanner};
+use super::stream::StreamMask;
+use super::view::View;
 use super::{Maskable, Masked};
 
-/// Detectors, validators and strategies, compiled once.
-#[derive(Debug)]
-pub struct MaskEngine {
-    detectors: Option<Detectors>,
-    classes: BTreeMap<DataClass, Strategy>,
-    by_detector: BTreeMap<Detector, DataClass>,
-    names: BTreeSet<DataClass>,
-    key: MaskKey,
-    nothing: Arc<BTreeSet<DataClass>>,
-}
-
-impl MaskEngine {
-    /// Compiles the classes.
-    #[must_use]
-    pub fn new(classes: Classes, key: MaskKey) -> Self {
-        let Classes {
-            strategies,
-            detectors,
-        } = classes;
-        let names = strategies.keys().cloned().collect();
-        let compiled = Detectors::compile();
-        if compiled.is_none() {
-            tracing::error!("the detectors do not compile: every value is redacted");
-        }
-        Self {
-            detectors: compiled,
-            classes: strategies,
-            by_detector: detectors,
-            names,
-            key,
-            nothing: Arc::default(),
-        }
-    }
-
-    /// Every class that there is.
-    #[must_use]
-    pub const fn classes(&self) -> &BTreeSet<DataClass> {
-        &self.names
-    }
-
-    /// The plan for somebody who may see `revealed` as it is.
-    #[must_use]
-    pub fn plan(self: &Arc<Self>, revealed: &BTreeSet<DataClass>) -> MaskPlan {
-        let revealed = if revealed.is_empty() {
-            Arc::clone(&self.nothing)
-        } else {
-            Arc::new(revealed.clone())
-        };
-        MaskPlan {
-            engine: Arc::clone(self),
-            revealed,
-        }
-    }
-}
+/// Shortest text that any detector finds something in: `a@b.io`.
+const SHORTEST: usize = 6;
 
 /// What is masked for one principal; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MaskPlan {
     engine: Arc<MaskEngine>,
-    revealed: Arc<BTreeSet<DataClass>>,
+    sight: Arc<Sight>,
 }
 
 /// What became of one value.
@@ -87,22 +38,14 @@ pub enum CellMask {
 }
 
 impl MaskPlan {
+    pub(super) const fn new(engine: Arc<MaskEngine>, sight: Arc<Sight>) -> Self {
+        Self { engine, sight }
+    }
+
     /// Whether values of `class` stay as they are.
     #[must_use]
     pub fn reveals(&self, class: &DataClass) -> bool {
-        self.revealed.contains(class)
-    }
-
-    /// The strategy for a class; `Keep` for a revealed one, `Redact` for one that nobody described.
-    fn strategy(&self, class: &DataClass) -> Strategy {
-        if self.reveals(class) {
-            return Strategy::Keep;
-        }
-        self.engine
-            .classes
-            .get(class)
-            .copied()
-            .unwrap_or(Strategy::Redact)
+        self.sight.revealed.contains(class)
     }
 
     /// Masks one whole value in text form. With `declared`, the whole value is of that class; otherwise every match of
@@ -125,6 +68,27 @@ impl MaskPlan {
         Masked::by_plan(content.mask(self, counts))
     }
 
+    /// Masks text that arrives in pieces.
+    #[must_use]
+    pub fn stream(&self) -> StreamMask {
+        StreamMask::new(self.clone())
+    }
+
+    /// A text as records and approvers see it: every class masked, whatever this plan reveals.
+    #[must_use]
+    pub fn shown(&self, text: &str) -> String {
+        let plan = Self::new(Arc::clone(&self.engine), Arc::clone(self.engine.nothing()));
+        let (mut out, mut counts) = (BytesMut::new(), MaskCounts::default());
+        match plan.parts(text.as_bytes(), &mut out, &mut counts) {
+            CellMask::Unchanged => text.to_owned(),
+            CellMask::Replaced => match String::from_utf8_lossy(&out) {
+                Cow::Borrowed(masked) => masked.to_owned(),
+                Cow::Owned(masked) => masked,
+            },
+            CellMask::Null => "[masked]".to_owned(),
+        }
+    }
+
     fn whole(
         &self,
         class: &DataClass,
@@ -132,13 +96,13 @@ impl MaskPlan {
         out: &mut BytesMut,
         counts: &mut MaskCounts,
     ) -> CellMask {
-        let strategy = self.strategy(class);
-        if strategy == Strategy::Keep {
+        let treatment = self.engine.treatment(class);
+        if self.reveals(class) || treatment.strategy == Strategy::Keep {
             // Of this class it may be seen; what else is in it may not.
             return self.parts(value, out, counts);
         }
         counts.add(class, 1);
-        if replace(strategy, class, value, &self.engine.key, out) {
+        if replace(treatment, class, value, self.engine.key(), out) {
             CellMask::Replaced
         } else {
             CellMask::Null
@@ -146,33 +110,83 @@ impl MaskPlan {
     }
 
     fn parts(&self, value: &[u8], out: &mut BytesMut, counts: &mut MaskCounts) -> CellMask {
-        let Some(detectors) = &self.engine.detectors else {
+        if !self.sight.usable {
             return CellMask::Null;
-        };
-        let mut copied = 0;
-        let mut changed = false;
-        detectors.find(value, |found| {
-            let Some(class) = self.engine.by_detector.get(&found.detector) else {
-                return;
-            };
-            let strategy = self.strategy(class);
-            if strategy == Strategy::Keep {
-                return;
-            }
-            changed = true;
-            counts.add(class, 1);
-            out.extend_from_slice(value.get(copied..found.start).unwrap_or_default());
-            let hit = value.get(found.start..found.end).unwrap_or_default();
-            if !replace(strategy, class, hit, &self.engine.key, out) {
-                // Part of a value cannot be NULL.
-                redact(class, out);
-            }
-            copied = found.end;
-        });
-        if !changed {
+        }
+        if value.len() < SHORTEST || self.sight.enabled.is_empty() {
             return CellMask::Unchanged;
         }
-        out.extend_from_slice(value.get(copied..).unwrap_or_default());
-        CellMask::Replaced
+        let view = View::new(value, true);
+        let mut copied = 0;
+        let mut result = CellMask::Unchanged;
+        let mut taken = false;
+        self.scanner().run(&view, 0, &mut |event| match event {
+            Event::Gone(end) => {
+                if taken {
+                    copied = end;
+                }
+            }
+            Event::Hit(found) => {
+                let rule = self.taken(found);
+                taken = rule.is_some();
+                let Some(rule) = rule else { return };
+                if found.start == 0 && found.end == value.len() && is_null(rule.treatment) {
+                    counts.add(&rule.class, 1);
+                    result = CellMask::Null;
+                } else {
+                    out.put_slice(value.get(copied..found.start).unwrap_or_default());
+                    self.replace(rule, found, value, out, counts);
+                    result = CellMask::Replaced;
+                }
+                copied = found.end;
+            }
+        });
+        if result == CellMask::Replaced {
+            out.put_slice(value.get(copied..).unwrap_or_default());
+        }
+        result
     }
+
+    #[cfg(test)]
+    pub(super) fn shares_sight_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sight, &other.sight)
+    }
+
+    /// Whether anything at all may pass.
+    pub(super) fn is_usable(&self) -> bool {
+        self.sight.usable
+    }
+
+    pub(super) fn scanner(&self) -> Scanner {
+        Scanner::new(self.sight.enabled)
+    }
+
+    /// The rule for what was found; `None` where it stays.
+    pub(super) fn taken(&self, found: Found) -> Option<&Rule> {
+        let rule = self.sight.rule(found.detector);
+        rule.filter(|r| r.treatment.strategy != Strategy::Keep)
+    }
+
+    /// Appends and counts what stands for a part of `text`.
+    pub(super) fn replace(
+        &self,
+        rule: &Rule,
+        found: Found,
+        text: &[u8],
+        out: &mut BytesMut,
+        counts: &mut MaskCounts,
+    ) {
+        let Rule { class, treatment } = rule;
+        counts.add(class, 1);
+        let value = text.get(found.start..found.end).unwrap_or_default();
+        // Of a private key only the first line is at hand: it has no shape to keep. Part of a text cannot be NULL.
+        let whole = found.detector != Detector::PemKey;
+        if !whole || !replace(*treatment, class, value, self.engine.key(), out) {
+            redact(class, out);
+        }
+    }
+}
+
+const fn is_null(treatment: Treatment) -> bool {
+    matches!(treatment.strategy, Strategy::Null | Strategy::Deny)
 }
