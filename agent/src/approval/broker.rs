@@ -14,10 +14,14 @@ use crate::model::{Fingerprint, Group, OperationId, PolicyId, Principal, Target,
 
 use super::consent::{Approver, Consent};
 use super::rules::{Rejection, groups_of, is_granted, may_vote};
-use super::store::{Request, RequestState, Store};
+use super::store::{Bound, Kept, Request, RequestState, Store};
 
 /// How often a waiter looks at the store for decisions that came through another agent.
 const LOOK: Duration = Duration::from_millis(200);
+/// Open requests of one principal: a process that asks for more would bury those that people should see.
+const MAX_OPEN: u32 = 100;
+/// How often something is tried again that another agent was quicker at.
+const ATTEMPTS: usize = 32;
 
 /// A request for consent.
 #[derive(Debug, Clone)]
@@ -100,6 +104,12 @@ pub enum BrokerError {
     /// The vote does not count.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// Too many of this principal's requests are open.
+    #[error("{0} requests of the same principal wait for approval already: decide or deny them first")]
+    TooMany(u32),
+    /// Other agents kept changing it.
+    #[error("other agents kept changing it: try again")]
+    Contended,
     /// The system has no randomness.
     #[error("the system gives no random bytes")]
     Random,
@@ -123,6 +133,8 @@ struct Inner {
     audit: AuditLog,
     config: ApprovalConfig,
     decided: Notify,
+    /// Held while a request is opened: within one agent the same request is then recorded once.
+    opening: tokio::sync::Mutex<()>,
 }
 
 impl Broker {
@@ -148,6 +160,7 @@ impl Broker {
             audit,
             config,
             decided: Notify::new(),
+            opening: tokio::sync::Mutex::new(()),
         };
         Self {
             inner: Arc::new(inner),
@@ -165,15 +178,19 @@ impl Broker {
         fingerprint: Fingerprint,
         now: Timestamp,
     ) -> Result<Option<Consent>, BrokerError> {
-        let key = (principal.key(), target.name.to_string(), fingerprint.to_string());
-        let approved = self
-            .stored(move |store| store.find((&key.0, &key.1, &key.2), RequestState::Approved))
-            .await?;
-        match approved {
-            Some(request) if now < request.expires_at => self.take(request).await,
-            Some(request) => self.expire(request).await.map(|()| None),
-            None => Ok(None),
+        let bound = bound(principal, target, fingerprint);
+        for _attempt in 0..ATTEMPTS {
+            match self.find(&bound, RequestState::Approved).await? {
+                None => return Ok(None),
+                Some(kept) if now < kept.request.expires_at => {
+                    if let Some(consent) = self.take(kept).await? {
+                        return Ok(Some(consent));
+                    }
+                }
+                Some(kept) => self.expire(kept).await?,
+            }
         }
+        Err(BrokerError::Contended)
     }
 
     /// Opens a request, or finds the open one for the same principal, target and fingerprint (a client that repeats
@@ -182,28 +199,33 @@ impl Broker {
     /// # Errors
     /// Where the store or the log fails.
     pub async fn open(&self, ask: &Ask, now: Timestamp) -> Result<Ticket, BrokerError> {
-        let key = (
-            ask.principal.key(),
-            ask.target.name.to_string(),
-            ask.fingerprint.to_string(),
-        );
-        let open = self
-            .stored(move |store| store.find((&key.0, &key.1, &key.2), RequestState::Open))
-            .await?;
-        match open {
-            Some(request) if now < request.expires_at => return Ok(request.ticket),
-            Some(request) => self.expire(request).await?,
-            None => {}
+        let bound = bound(&ask.principal, &ask.target, ask.fingerprint);
+        let _one_at_a_time = self.inner.opening.lock().await;
+        for _attempt in 0..ATTEMPTS {
+            match self.find(&bound, RequestState::Open).await? {
+                Some(kept) if now < kept.request.expires_at => return Ok(kept.request.ticket),
+                Some(kept) => self.expire(kept).await?,
+                None => {}
+            }
+            let principal = bound.principal.clone();
+            let open = self.stored(move |store| store.count_open(&principal)).await?;
+            if open >= MAX_OPEN {
+                return Err(BrokerError::TooMany(open));
+            }
+            let request = self.request(ask, now, self.free_ticket().await?);
+            let approvers: BTreeSet<Group> = ask.approvers.iter().flatten().cloned().collect();
+            let step = ApprovalStep::Requested {
+                approvers: approvers.into_iter().collect(),
+            };
+            self.note(&request, None, step).await?;
+            let kept = request.clone();
+            if self.stored(move |store| store.insert(&kept)).await? {
+                return Ok(request.ticket);
+            }
+            // Another agent asked the same since we looked: its ticket is the one, and this one ends here.
+            self.note(&request, None, ApprovalStep::Expired).await?;
         }
-        let request = self.request(ask, now)?;
-        let ticket = request.ticket.clone();
-        let approvers: BTreeSet<Group> = ask.approvers.iter().flatten().cloned().collect();
-        let step = ApprovalStep::Requested {
-            approvers: approvers.into_iter().collect(),
-        };
-        self.note(&request, None, step).await?;
-        self.stored(move |store| store.insert(&request)).await?;
-        Ok(ticket)
+        Err(BrokerError::Contended)
     }
 
     /// Waits for an answer, at most `patience`; `Duration::ZERO` looks once.
@@ -214,22 +236,23 @@ impl Broker {
         let deadline = Instant::now() + patience;
         loop {
             let decided = self.inner.decided.notified();
-            let request = self.get(ticket).await?;
+            let kept = self.get(ticket).await?;
             let now = crate::clock::now();
-            match request.state {
-                RequestState::Approved if now < request.expires_at => {
-                    if let Some(consent) = self.take(request).await? {
+            match kept.request.state {
+                RequestState::Approved if now < kept.request.expires_at => {
+                    if let Some(consent) = self.take(kept).await? {
                         return Ok(Answer::Granted(consent));
                     }
                     continue;
                 }
-                RequestState::Open if now < request.expires_at => {}
+                RequestState::Open if now < kept.request.expires_at => {}
                 RequestState::Open | RequestState::Approved => {
-                    self.expire(request).await?;
-                    return Ok(Answer::Expired);
+                    // Where somebody decided it in this moment, the next look says how.
+                    self.expire(kept).await?;
+                    continue;
                 }
                 RequestState::Denied => {
-                    let (by, comment) = request.denied.unwrap_or_default();
+                    let (by, comment) = kept.request.denied.unwrap_or_default();
                     return Ok(Answer::Denied { by, comment });
                 }
                 // The same operation was sent twice, and the other one used it.
@@ -246,20 +269,36 @@ impl Broker {
         }
     }
 
-    /// The newest requests; only open ones unless `all`.
+    /// The newest requests; only those that wait or can be used unless `all`.
     ///
     /// # Errors
-    /// Where the store fails.
-    pub async fn list(&self, all: bool) -> Result<Vec<Request>, BrokerError> {
+    /// Where the store or the log fails.
+    pub async fn list(&self, all: bool, now: Timestamp) -> Result<Vec<Request>, BrokerError> {
+        for kept in self.stored(move |store| store.overdue(now)).await? {
+            self.expire(kept).await?;
+        }
         self.stored(move |store| store.list(all)).await
+    }
+
+    /// One request, to know whom it concerns; not for showing: see [`Broker::view`].
+    ///
+    /// # Errors
+    /// Where there is none, or the store fails.
+    pub async fn peek(&self, ticket: &Ticket) -> Result<Request, BrokerError> {
+        self.get(ticket).await.map(|kept| kept.request)
     }
 
     /// One request, for somebody to look at; recorded.
     ///
     /// # Errors
     /// Where there is none, or the store or the log fails.
-    pub async fn view(&self, ticket: &Ticket, viewer: &Voter) -> Result<Request, BrokerError> {
-        let request = self.get(ticket).await?;
+    pub async fn view(
+        &self,
+        ticket: &Ticket,
+        viewer: &Voter,
+        now: Timestamp,
+    ) -> Result<Request, BrokerError> {
+        let request = self.fresh(ticket, now).await?.request;
         self.note(&request, Some(viewer), ApprovalStep::Viewed).await?;
         Ok(request)
     }
@@ -275,15 +314,40 @@ impl Broker {
         vote: Vote,
         now: Timestamp,
     ) -> Result<Request, BrokerError> {
-        let mut request = self.get(ticket).await?;
-        if let Err(rejection) = may_vote(&request, &voter.principal, now) {
-            let step = ApprovalStep::Rejected {
-                reason: rejection.to_string(),
-            };
-            self.note(&request, Some(voter), step).await?;
-            return Err(rejection.into());
+        let mut recorded = false;
+        for _attempt in 0..ATTEMPTS {
+            let kept = self.fresh(ticket, now).await?;
+            if let Err(rejection) = may_vote(&kept.request, &voter.principal, now) {
+                let step = ApprovalStep::Rejected {
+                    reason: rejection.to_string(),
+                };
+                self.note(&kept.request, Some(voter), step).await?;
+                return Err(rejection.into());
+            }
+            let (request, step) = self.counted(kept.request.clone(), voter, &vote, now);
+            if !recorded {
+                self.note(&request, Some(voter), step).await?;
+                recorded = true;
+            }
+            let stored = request.clone();
+            if self.stored(move |store| store.replace(&kept, &stored)).await? {
+                self.inner.decided.notify_waiters();
+                return Ok(request);
+            }
+            // Somebody else voted since we looked: the rules are asked again with that vote in.
         }
-        let step = match vote {
+        Err(BrokerError::Contended)
+    }
+
+    /// The request with a vote in it that the rules let through, and the step to record.
+    fn counted(
+        &self,
+        mut request: Request,
+        voter: &Voter,
+        vote: &Vote,
+        now: Timestamp,
+    ) -> (Request, ApprovalStep) {
+        match vote {
             Vote::Approve => {
                 request.votes.push(Approver {
                     principal: voter.principal.key(),
@@ -294,34 +358,23 @@ impl Broker {
                     request.state = RequestState::Approved;
                     request.expires_at = now.plus(self.inner.config.grant_ttl);
                 }
-                ApprovalStep::Approved
+                (request, ApprovalStep::Approved)
             }
             Vote::Deny { comment } => {
                 request.state = RequestState::Denied;
                 request.denied = Some((voter.principal.key(), comment.clone()));
-                ApprovalStep::Denied { comment }
+                let comment = comment.clone();
+                (request, ApprovalStep::Denied { comment })
             }
-        };
-        self.note(&request, Some(voter), step).await?;
-        let stored = request.clone();
-        if !self
-            .stored(move |store| store.update(&stored, RequestState::Open))
-            .await?
-        {
-            return Err(Rejection::Over("decided").into());
         }
-        self.inner.decided.notify_waiters();
-        Ok(request)
     }
 
     /// Uses up an approved request; `None` where somebody else was quicker.
-    async fn take(&self, mut request: Request) -> Result<Option<Consent>, BrokerError> {
+    async fn take(&self, kept: Kept) -> Result<Option<Consent>, BrokerError> {
+        let mut request = kept.request.clone();
         request.state = RequestState::Used;
         let stored = request.clone();
-        if !self
-            .stored(move |store| store.update(&stored, RequestState::Approved))
-            .await?
-        {
+        if !self.stored(move |store| store.replace(&kept, &stored)).await? {
             return Ok(None);
         }
         self.note(&request, None, ApprovalStep::Used).await?;
@@ -331,27 +384,56 @@ impl Broker {
         }))
     }
 
-    async fn expire(&self, mut request: Request) -> Result<(), BrokerError> {
-        let from = request.state;
+    /// Marks a request whose time is over, unless somebody changed it in the meantime.
+    async fn expire(&self, kept: Kept) -> Result<(), BrokerError> {
+        let mut request = kept.request.clone();
         request.state = RequestState::Expired;
         let stored = request.clone();
-        if self.stored(move |store| store.update(&stored, from)).await? {
+        if self.stored(move |store| store.replace(&kept, &stored)).await? {
             self.note(&request, None, ApprovalStep::Expired).await?;
         }
         Ok(())
     }
 
-    async fn get(&self, ticket: &Ticket) -> Result<Request, BrokerError> {
+    async fn get(&self, ticket: &Ticket) -> Result<Kept, BrokerError> {
         let wanted = ticket.clone();
         let found = self.stored(move |store| store.get(&wanted)).await?;
         found.ok_or_else(|| BrokerError::Unknown(ticket.clone()))
     }
 
-    fn request(&self, ask: &Ask, now: Timestamp) -> Result<Request, BrokerError> {
-        let mut bits = [0; 4];
-        aws_lc_rs::rand::fill(&mut bits).map_err(|_unspecified| BrokerError::Random)?;
-        Ok(Request {
-            ticket: Ticket::from_random(u32::from_ne_bytes(bits)),
+    /// As it is at `now`: what is overdue is marked first.
+    async fn fresh(&self, ticket: &Ticket, now: Timestamp) -> Result<Kept, BrokerError> {
+        let kept = self.get(ticket).await?;
+        let waits = matches!(kept.request.state, RequestState::Open | RequestState::Approved);
+        if waits && now >= kept.request.expires_at {
+            self.expire(kept).await?;
+            return self.get(ticket).await;
+        }
+        Ok(kept)
+    }
+
+    async fn find(&self, bound: &Bound, state: RequestState) -> Result<Option<Kept>, BrokerError> {
+        let bound = bound.clone();
+        self.stored(move |store| store.find(&bound, state)).await
+    }
+
+    /// A ticket that no request has, also no old one: people may still have it in a message.
+    async fn free_ticket(&self) -> Result<Ticket, BrokerError> {
+        for _attempt in 0..ATTEMPTS {
+            let mut bits = [0; 4];
+            aws_lc_rs::rand::fill(&mut bits).map_err(|_unspecified| BrokerError::Random)?;
+            let ticket = Ticket::from_random(u32::from_ne_bytes(bits));
+            let wanted = ticket.clone();
+            if self.stored(move |store| store.get(&wanted)).await?.is_none() {
+                return Ok(ticket);
+            }
+        }
+        Err(BrokerError::Random)
+    }
+
+    fn request(&self, ask: &Ask, now: Timestamp, ticket: Ticket) -> Request {
+        Request {
+            ticket,
             state: RequestState::Open,
             operation: ask.operation.to_string(),
             principal: ask.principal.key(),
@@ -368,7 +450,7 @@ impl Broker {
             expires_at: now.plus(self.inner.config.request_ttl),
             votes: Vec::new(),
             denied: None,
-        })
+        }
     }
 
     async fn note(
@@ -409,5 +491,13 @@ impl Broker {
         Ok(done
             .await
             .map_err(|error| BrokerError::Store(error.to_string()))??)
+    }
+}
+
+fn bound(principal: &Principal, target: &Target, fingerprint: Fingerprint) -> Bound {
+    Bound {
+        principal: principal.key(),
+        target: target.name.to_string(),
+        fingerprint: fingerprint.to_string(),
     }
 }

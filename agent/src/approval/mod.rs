@@ -11,5 +11,5 @@ mod tests;
 
 pub use broker::{Answer, Ask, Broker, BrokerError, Vote, Voter};
 pub use consent::{Approver, Consent};
-pub use rules::Rejection;
+pub use rules::{Rejection, concerns};
 pub use store::{Request, RequestState};

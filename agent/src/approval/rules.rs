@@ -68,16 +68,66 @@ fn is_in(voter: &Principal, group: &Group) -> bool {
     groups_of(voter).contains(group)
 }
 
-/// The voter's groups under both names.
+/// The voter's groups under both names: plain, and with the issuer before it.
+///
+/// A group whose own name reads like that of another issuer (`corp/dba` in a token of `partner`) counts with its issuer
+/// only (`partner/corp/dba`): else any issuer could put its people into a group that a policy keeps for `corp`.
 pub(super) fn groups_of(voter: &Principal) -> BTreeSet<Group> {
-    let mut all = voter.groups.clone();
-    if let Some(issuer) = &voter.issuer {
-        all.extend(
-            voter
-                .groups
-                .iter()
-                .map(|group| Group::new(format!("{issuer}/{group}"))),
-        );
-    }
+    let Some(issuer) = &voter.issuer else {
+        return voter.groups.clone();
+    };
+    let plain = |group: &&Group| match group.as_str().split_once('/') {
+        // Issuer names are never empty: `/dba` (a path, as Keycloak writes it) is nobody's else.
+        Some((first, _)) => first.is_empty() || first == issuer.as_str(),
+        None => true,
+    };
+    let mut all: BTreeSet<Group> = voter.groups.iter().filter(plain).cloned().collect();
+    all.extend(
+        voter
+            .groups
+            .iter()
+            .map(|group| Group::new(format!("{issuer}/{group}"))),
+    );
     all
+}
+
+/// Whether a request concerns somebody: their own, or one that their groups may decide.
+#[must_use]
+pub fn concerns(request: &Request, reader: &Principal) -> bool {
+    let groups = groups_of(reader);
+    request.principal == reader.key()
+        || request
+            .approvers
+            .iter()
+            .flatten()
+            .any(|group| groups.contains(group))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{IssuerName, PrincipalKind};
+
+    fn check(issuer: &str, groups: &[&str], expected: &[&str]) {
+        let voter = Principal {
+            kind: PrincipalKind::User,
+            issuer: Some(IssuerName::from(issuer)),
+            subject: "x".into(),
+            display: "x".into(),
+            groups: groups.iter().map(|g| (*g).into()).collect(),
+            expires_at: None,
+        };
+        let expected: BTreeSet<Group> = expected.iter().map(|g| (*g).into()).collect();
+        assert_eq!(groups_of(&voter), expected, "{issuer} {groups:?}");
+    }
+
+    #[test]
+    fn groups_under_both_names() {
+        check("corp", &[], &[]);
+        check("corp", &["dba"], &["dba", "corp/dba"]);
+        check("corp", &["/dba"], &["/dba", "corp//dba"]);
+        check("corp", &["corp/dba"], &["corp/dba", "corp/corp/dba"]);
+        check("partner", &["corp/dba"], &["partner/corp/dba"]);
+        check("partner", &["corp/"], &["partner/corp/"]);
+    }
 }

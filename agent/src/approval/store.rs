@@ -1,10 +1,12 @@
 //! Requests and grants in SQLite: they survive a restart, and agents of one host share them.
 
 use std::collections::BTreeSet;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, ffi, params};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Group, Ticket, Timestamp};
@@ -13,6 +15,9 @@ use super::consent::Approver;
 
 /// How long one agent waits for another's transaction.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// The form of the tables; a store of a later form is not touched.
+const FORM: i64 = 1;
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,21 @@ pub struct Request {
     pub denied: Option<(String, String)>,
 }
 
+/// A request as it was read: what it is replaced by must be made from this very revision.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) request: Request,
+    revision: i64,
+}
+
+/// Whose, where and what: what a request and its consent are bound to.
+#[derive(Debug, Clone)]
+pub(super) struct Bound {
+    pub(super) principal: String,
+    pub(super) target: String,
+    pub(super) fingerprint: String,
+}
+
 /// The part of a request that the store keeps as JSON.
 #[derive(Serialize, Deserialize)]
 struct Body {
@@ -116,6 +136,21 @@ struct Vote {
     at_ns: i64,
 }
 
+const FIRST_FORM: &str = "
+    CREATE TABLE IF NOT EXISTS requests (
+      ticket TEXT PRIMARY KEY, state TEXT NOT NULL, principal TEXT NOT NULL, target TEXT NOT NULL,
+      fingerprint TEXT NOT NULL, asked_ns INTEGER NOT NULL, expires_ns INTEGER NOT NULL, body TEXT NOT NULL,
+      revision INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS requests_bound ON requests (principal, target, fingerprint, state);";
+
+/// Stores from before this index may hold the same request twice: the newest stays.
+const ONE_OPEN: &str = "
+    UPDATE requests SET state = 'expired' WHERE state = 'open' AND rowid NOT IN
+      (SELECT max(rowid) FROM requests WHERE state = 'open' GROUP BY principal, target, fingerprint);
+    CREATE UNIQUE INDEX requests_open ON requests (principal, target, fingerprint) WHERE state = 'open';
+    CREATE INDEX requests_due ON requests (state, expires_ns);";
+
 /// The store.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -124,6 +159,14 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
+        // It holds statements, and who may decide them: SQLite gives the files beside it the same mode.
+        let private = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)));
+        private.map_err(|error| cannot_open(format!("{}: {error}", path.display())))?;
         Self::prepare(Connection::open(path)?)
     }
 
@@ -131,23 +174,39 @@ impl Store {
         Self::prepare(Connection::open_in_memory()?)
     }
 
-    fn prepare(database: Connection) -> rusqlite::Result<Self> {
+    fn prepare(mut database: Connection) -> rusqlite::Result<Self> {
         database.busy_timeout(BUSY)?;
         // A decision that was told must survive a power cut.
-        database.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             CREATE TABLE IF NOT EXISTS requests (
-               ticket TEXT PRIMARY KEY, state TEXT NOT NULL, principal TEXT NOT NULL, target TEXT NOT NULL,
-               fingerprint TEXT NOT NULL, asked_ns INTEGER NOT NULL, expires_ns INTEGER NOT NULL, body TEXT NOT NULL
-             ) STRICT;
-             CREATE INDEX IF NOT EXISTS requests_bound ON requests (principal, target, fingerprint, state);",
-        )?;
+        database.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+        let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let form: i64 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match form {
+            0 => {
+                change.execute_batch(FIRST_FORM)?;
+                let revised = "SELECT count(*) FROM pragma_table_info('requests') WHERE name = 'revision'";
+                let revised: i64 = change.query_row(revised, [], |row| row.get(0))?;
+                if revised == 0 {
+                    change.execute_batch(
+                        "ALTER TABLE requests ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",
+                    )?;
+                }
+                change.execute_batch(ONE_OPEN)?;
+                change.pragma_update(None, "user_version", FORM)?;
+            }
+            FORM => {}
+            later => {
+                let what = format!("it is of form {later}, made by a later version of interdict");
+                return Err(cannot_open(what));
+            }
+        }
+        change.commit()?;
         Ok(Self { database })
     }
 
-    pub(super) fn insert(&self, request: &Request) -> rusqlite::Result<()> {
+    /// Keeps a new request; `false` where its ticket is taken, or another for the same is open.
+    pub(super) fn insert(&self, request: &Request) -> rusqlite::Result<bool> {
         let statement = "INSERT INTO requests (ticket, state, principal, target, fingerprint, asked_ns, expires_ns, body) \
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
         let count = self.database.execute(
             statement,
             params![
@@ -161,31 +220,28 @@ impl Store {
                 body(request)?,
             ],
         )?;
-        if count == 1 {
-            Ok(())
-        } else {
-            Err(rusqlite::Error::StatementChangedRows(count))
-        }
+        Ok(count == 1)
     }
 
-    /// Replaces a request that is still in the state `from`; `false` where somebody else was quicker.
-    pub(super) fn update(&self, request: &Request, from: RequestState) -> rusqlite::Result<bool> {
-        let statement =
-            "UPDATE requests SET state = ?2, expires_ns = ?3, body = ?4 WHERE ticket = ?1 AND state = ?5";
+    /// Replaces `old` by `new`; `false` where somebody else changed it since it was read.
+    pub(super) fn replace(&self, old: &Kept, new: &Request) -> rusqlite::Result<bool> {
+        let statement = "UPDATE requests SET state = ?2, expires_ns = ?3, body = ?4, revision = revision + 1 \
+                         WHERE ticket = ?1 AND state = ?5 AND revision = ?6";
         let count = self.database.execute(
             statement,
             params![
-                request.ticket.as_str(),
-                request.state.name(),
-                request.expires_at.as_nanos(),
-                body(request)?,
-                from.name()
+                old.request.ticket.as_str(),
+                new.state.name(),
+                new.expires_at.as_nanos(),
+                body(new)?,
+                old.request.state.name(),
+                old.revision
             ],
         )?;
         Ok(count == 1)
     }
 
-    pub(super) fn get(&self, ticket: &Ticket) -> rusqlite::Result<Option<Request>> {
+    pub(super) fn get(&self, ticket: &Ticket) -> rusqlite::Result<Option<Kept>> {
         let statement = "SELECT * FROM requests WHERE ticket = ?1";
         self.database
             .query_row(statement, [ticket.as_str()], read)
@@ -193,27 +249,37 @@ impl Store {
     }
 
     /// The newest request for exactly this in the given state.
-    pub(super) fn find(
-        &self,
-        (principal, target, fingerprint): (&str, &str, &str),
-        state: RequestState,
-    ) -> rusqlite::Result<Option<Request>> {
+    pub(super) fn find(&self, bound: &Bound, state: RequestState) -> rusqlite::Result<Option<Kept>> {
         let statement = "SELECT * FROM requests WHERE principal = ?1 AND target = ?2 AND fingerprint = ?3 AND state = ?4 \
                          ORDER BY asked_ns DESC LIMIT 1";
         self.database
             .query_row(
                 statement,
-                params![principal, target, fingerprint, state.name()],
+                params![bound.principal, bound.target, bound.fingerprint, state.name()],
                 read,
             )
             .optional()
     }
 
-    /// The newest requests; only open ones unless `all`.
+    /// How many open requests a principal has.
+    pub(super) fn count_open(&self, principal: &str) -> rusqlite::Result<u32> {
+        let statement = "SELECT count(*) FROM requests WHERE principal = ?1 AND state = 'open'";
+        self.database.query_row(statement, [principal], |row| row.get(0))
+    }
+
+    /// Requests and grants whose time is over, and that nobody has marked so.
+    pub(super) fn overdue(&self, now: Timestamp) -> rusqlite::Result<Vec<Kept>> {
+        let statement = "SELECT * FROM requests WHERE state IN ('open', 'approved') AND expires_ns <= ?1 ORDER BY asked_ns LIMIT 1000";
+        let mut prepared = self.database.prepare(statement)?;
+        let rows = prepared.query_map([now.as_nanos()], read)?;
+        rows.collect()
+    }
+
+    /// The newest requests; only those that wait or can be used unless `all`.
     pub(super) fn list(&self, all: bool) -> rusqlite::Result<Vec<Request>> {
         let statement = "SELECT * FROM requests WHERE ?1 OR state IN ('open', 'approved') ORDER BY asked_ns DESC LIMIT 200";
         let mut prepared = self.database.prepare(statement)?;
-        let rows = prepared.query_map([all], read)?;
+        let rows = prepared.query_map([all], |row| read(row).map(|kept| kept.request))?;
         rows.collect()
     }
 }
@@ -243,7 +309,11 @@ fn body(request: &Request) -> rusqlite::Result<String> {
     serde_json::to_string(&body).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Request> {
+fn cannot_open(what: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(what))
+}
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Kept> {
     let wrong =
         |what: &str| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, what.into());
     let text = |name: &str| row.get::<_, String>(name);
@@ -253,7 +323,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Request> {
         groups: vote.groups.into_iter().map(Group::new).collect(),
         at: Timestamp::from_nanos(vote.at_ns),
     });
-    Ok(Request {
+    let request = Request {
         ticket: text("ticket")?.parse().map_err(|_invalid| wrong("ticket"))?,
         state: RequestState::from_name(&text("state")?).ok_or_else(|| wrong("state"))?,
         operation: body.operation,
@@ -275,5 +345,9 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Request> {
         expires_at: Timestamp::from_nanos(row.get("expires_ns")?),
         votes: votes.collect(),
         denied: body.denied,
+    };
+    Ok(Kept {
+        request,
+        revision: row.get("revision")?,
     })
 }

@@ -253,13 +253,7 @@ async fn requests_survive_a_restart_and_end() {
         .await
         .expect("opened");
     let again = broker(dir.path(), &audit);
-    assert_eq!(again.list(false).await.expect("store").len(), 1);
-    let late = NOW.plus(Duration::from_secs(4000));
-    let error = again
-        .vote(&ticket, &voter("dora", &["dba"]), Vote::Approve, late)
-        .await
-        .expect_err("late");
-    assert!(error.to_string().contains("expired"), "{error}");
+    assert_eq!(again.list(false, NOW).await.expect("store").len(), 1);
     again
         .vote(&ticket, &voter("dora", &["dba"]), Vote::Approve, NOW)
         .await
@@ -274,4 +268,148 @@ async fn requests_survive_a_restart_and_end() {
         None,
         "the grant ended"
     );
+}
+
+/// Two people approve at the same moment through two agents: both votes count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn votes_at_the_same_time_all_count() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let audit = AuditLog::in_memory();
+    let (here, there) = (broker(dir.path(), &audit), broker(dir.path(), &audit));
+    for round in 0..20 {
+        let ticket = here
+            .open(&ask(&format!("UPDATE t{round}"), &[&["dba"]], 3), NOW)
+            .await
+            .expect("opened");
+        let (dora, dan, dee) = (
+            voter("dora", &["dba"]),
+            voter("dan", &["dba"]),
+            voter("dee", &["dba"]),
+        );
+        let (one, two, three) = tokio::join!(
+            here.vote(&ticket, &dora, Vote::Approve, NOW),
+            there.vote(&ticket, &dan, Vote::Approve, NOW),
+            here.vote(&ticket, &dee, Vote::Approve, NOW),
+        );
+        let states = [one, two, three].map(|vote| vote.expect("counted").state);
+        assert!(
+            states.contains(&RequestState::Approved),
+            "round {round}: {states:?}"
+        );
+    }
+}
+
+/// The same operation sent at the same moment, also through two agents, makes one request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn asking_at_the_same_time_makes_one_request() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let audit = AuditLog::in_memory();
+    let (here, there) = (broker(dir.path(), &audit), broker(dir.path(), &audit));
+    for round in 0..20 {
+        let ask = ask(&format!("UPDATE t{round}"), &[&["dba"]], 1);
+        let (one, two, three) =
+            tokio::join!(here.open(&ask, NOW), here.open(&ask, NOW), there.open(&ask, NOW));
+        let tickets: BTreeSet<_> = [one, two, three].map(|t| t.expect("opened")).into();
+        assert_eq!(tickets.len(), 1, "round {round}");
+    }
+}
+
+/// `corp/dba` means the group of that issuer: another issuer cannot name its own group so.
+#[tokio::test]
+async fn a_qualified_group_is_of_its_issuer_only() {
+    let broker = Broker::in_memory(AuditLog::in_memory(), config()).expect("opened");
+    let ticket = broker
+        .open(&ask("x", &[&["corp/dba"]], 1), NOW)
+        .await
+        .expect("opened");
+    let mut partner = voter("mallory", &["corp/dba"]);
+    partner.principal.issuer = Some(IssuerName::from("partner"));
+    assert!(broker.vote(&ticket, &partner, Vote::Approve, NOW).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_over_says_so_everywhere() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let audit = AuditLog::in_memory();
+    let broker = broker(dir.path(), &audit);
+    let dora = voter("dora", &["dba"]);
+    let late = NOW.plus(Duration::from_secs(4000));
+    let ticket = broker.open(&ask("x", &[&["dba"]], 1), NOW).await.expect("opened");
+    let error = broker
+        .vote(&ticket, &dora, Vote::Approve, late)
+        .await
+        .expect_err("late");
+    assert!(error.to_string().contains("expired"), "{error}");
+    let second = broker
+        .open(&ask("x", &[&["dba"]], 1), late)
+        .await
+        .expect("opened");
+    assert_ne!(second, ticket, "a new request after the old one ended");
+    let later = late.plus(Duration::from_secs(4000));
+    assert!(broker.list(false, later).await.expect("store").is_empty());
+    let seen = broker.view(&second, &dora, later).await.expect("there");
+    assert_eq!(seen.state, RequestState::Expired);
+    assert_eq!(
+        steps(&audit),
+        [
+            "requested",
+            "expired",
+            "rejected",
+            "requested",
+            "expired",
+            "viewed"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_process_cannot_bury_the_requests_of_others() {
+    let broker = Broker::in_memory(AuditLog::in_memory(), config()).expect("opened");
+    for n in 0..100 {
+        broker
+            .open(&ask(&format!("x{n}"), &[&["dba"]], 1), NOW)
+            .await
+            .expect("opened");
+    }
+    let error = broker
+        .open(&ask("one more", &[&["dba"]], 1), NOW)
+        .await
+        .expect_err("too many");
+    assert!(matches!(error, BrokerError::TooMany(100)), "{error}");
+    let known = broker.open(&ask("x7", &[&["dba"]], 1), NOW).await;
+    assert!(known.is_ok(), "the same again is not another");
+    let mut bob = ask("x", &[&["dba"]], 1);
+    bob.principal = person("bob", &[]);
+    broker.open(&bob, NOW).await.expect("somebody else's");
+}
+
+#[test]
+fn a_store_of_an_earlier_form_is_carried_over_and_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("approvals.db");
+    let old = rusqlite::Connection::open(&path).expect("opened");
+    old.execute_batch(
+        "CREATE TABLE requests (
+           ticket TEXT PRIMARY KEY, state TEXT NOT NULL, principal TEXT NOT NULL, target TEXT NOT NULL,
+           fingerprint TEXT NOT NULL, asked_ns INTEGER NOT NULL, expires_ns INTEGER NOT NULL, body TEXT NOT NULL
+         ) STRICT;
+         INSERT INTO requests VALUES ('apr-000001', 'open', 'p', 't', 'f', 1, 2, '{}'), ('apr-000002', 'open', 'p', 't', 'f', 1, 2, '{}');",
+    )
+    .expect("made");
+    drop(old);
+    drop(broker(dir.path(), &AuditLog::in_memory()));
+    drop(broker(dir.path(), &AuditLog::in_memory()));
+    let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let now = rusqlite::Connection::open(&path).expect("opened");
+    let open: u32 = now
+        .query_row("SELECT count(*) FROM requests WHERE state = 'open'", [], |row| {
+            row.get(0)
+        })
+        .expect("counted");
+    assert_eq!(open, 1);
+    now.pragma_update(None, "user_version", 99).expect("set");
+    let refused = Broker::open_store(&path, AuditLog::in_memory(), config()).expect_err("later form");
+    assert!(refused.to_string().contains("later version"), "{refused}");
 }

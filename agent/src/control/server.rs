@@ -170,7 +170,7 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
         Ask::Status {} => Reply::Status(rooms.status.clone()),
         Ask::List { all } => match (&caller, trusted) {
             (None, false) => error("Listing needs a token (--token-file), or root.".into()),
-            (caller, _) => match rooms.broker.list(all).await {
+            (caller, _) => match rooms.broker.list(all, now).await {
                 Ok(requests) => Reply::Requests(shown_to(requests, caller.as_ref().filter(|_| !trusted))),
                 Err(wrong) => failed(&wrong),
             },
@@ -181,7 +181,7 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
         ) {
             (None, _) => error("Showing needs a token (--token-file), or root.".into()),
             (_, Err(wrong)) => error(format!("{wrong}.")),
-            (Some(viewer), Ok(ticket)) => one(rooms.broker.view(&ticket, &viewer).await),
+            (Some(viewer), Ok(ticket)) => one(rooms.broker.view(&ticket, &viewer, now).await),
         },
         Ask::Approve { ticket } => decide(rooms, caller, &ticket, Vote::Approve).await,
         Ask::Deny { ticket, comment } => decide(rooms, caller, &ticket, Vote::Deny { comment }).await,
@@ -240,9 +240,12 @@ fn one(result: Result<crate::approval::Request, BrokerError>) -> Reply {
 fn failed(wrong: &BrokerError) -> Reply {
     let failure = match wrong {
         BrokerError::Unknown(_) => Failure::UnknownTicket,
-        BrokerError::Store(_) | BrokerError::Audit(_) | BrokerError::Rejected(_) | BrokerError::Random => {
-            Failure::Refused
-        }
+        BrokerError::Store(_)
+        | BrokerError::Audit(_)
+        | BrokerError::Rejected(_)
+        | BrokerError::TooMany(_)
+        | BrokerError::Contended
+        | BrokerError::Random => Failure::Refused,
     };
     Reply::Error {
         failure,
