@@ -1,7 +1,8 @@
 //! Consent: asked for, given or refused by people, remembered.
 //!
-//! `broker` asks and waits, `store` remembers (also across a restart), `rules` says who may decide what.
+//! `ask` is what goes in and comes out, `broker` asks and waits, `store` remembers (also across a restart), `rules` says who may decide what.
 
+mod ask;
 mod broker;
 mod consent;
 mod rules;
@@ -9,7 +10,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use broker::{Answer, Ask, Broker, BrokerError, Vote, Voter};
+pub use ask::{Answer, Ask, Vote, Voter};
+pub use broker::{Broker, BrokerError};
 pub use consent::{Approver, Consent};
 pub use rules::{Rejection, concerns};
 pub use store::{Request, RequestState};
