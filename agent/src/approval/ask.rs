@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::model::{Fingerprint, Group, OperationId, PolicyId, Principal, Target};
 
 use super::consent::Consent;
+use super::terms::Terms;
 
 /// A request for consent.
 #[derive(Debug, Clone)]
@@ -55,8 +56,13 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vote {
     /// Yes.
-    Approve,
-    /// No, and why.
+    Approve {
+        /// How often and how long.
+        terms: Terms,
+        /// Why; recorded.
+        comment: String,
+    },
+    /// No, and why. Takes back what was granted and is not used yet.
     Deny {
         /// Why.
         comment: String,

@@ -16,6 +16,7 @@ use super::ask::{Answer, Ask, Vote, Voter};
 use super::consent::{Approver, Consent};
 use super::rules::{Rejection, groups_of, is_granted, may_vote};
 use super::store::{Bound, Kept, Request, RequestState, Store};
+use super::terms::Grant;
 
 /// How often a waiter looks at the store for decisions that came through another agent.
 const LOOK: Duration = Duration::from_millis(200);
@@ -252,7 +253,7 @@ impl Broker {
         let mut recorded = false;
         for _attempt in 0..ATTEMPTS {
             let kept = self.fresh(ticket, now).await?;
-            if let Err(rejection) = may_vote(&kept.request, &voter.principal, now) {
+            if let Err(rejection) = may_vote(&kept.request, &voter.principal, &vote, now) {
                 let step = ApprovalStep::Rejected {
                     reason: rejection.to_string(),
                 };
@@ -283,7 +284,10 @@ impl Broker {
         now: Timestamp,
     ) -> (Request, ApprovalStep) {
         match vote {
-            Vote::Approve => {
+            Vote::Approve { terms, comment } => {
+                let unless_said = self.inner.config.grant_ttl;
+                let grant = Grant::with(request.grant, *terms, unless_said);
+                request.grant = Some(grant);
                 request.votes.push(Approver {
                     principal: voter.principal.key(),
                     groups: groups_of(&voter.principal),
@@ -291,9 +295,13 @@ impl Broker {
                 });
                 if is_granted(&request) {
                     request.state = RequestState::Approved;
-                    request.expires_at = now.plus(self.inner.config.grant_ttl);
+                    request.expires_at = now.plus(grant.window);
                 }
-                (request, ApprovalStep::Approved)
+                let terms = match comment.as_str() {
+                    "" => terms.to_string(),
+                    comment => format!("{terms}: {comment}"),
+                };
+                (request, ApprovalStep::Approved { terms })
             }
             Vote::Deny { comment } => {
                 request.state = RequestState::Denied;
@@ -304,10 +312,16 @@ impl Broker {
         }
     }
 
-    /// Uses up an approved request; `None` where somebody else was quicker.
+    /// Uses an approved request once; `None` where somebody else was quicker.
     async fn take(&self, kept: Kept) -> Result<Option<Consent>, BrokerError> {
         let mut request = kept.request.clone();
-        request.state = RequestState::Used;
+        match &mut request.grant {
+            Some(grant) if grant.uses > 1 => grant.uses -= 1,
+            Some(_) | None => {
+                request.grant = None;
+                request.state = RequestState::Used;
+            }
+        }
         let stored = request.clone();
         if !self.stored(move |store| store.replace(&kept, &stored)).await? {
             return Ok(None);
@@ -385,6 +399,7 @@ impl Broker {
             expires_at: now.plus(self.inner.config.request_ttl),
             votes: Vec::new(),
             denied: None,
+            grant: None,
         }
     }
 

@@ -7,6 +7,7 @@ mod broker;
 mod consent;
 mod rules;
 mod store;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -15,3 +16,4 @@ pub use broker::{Broker, BrokerError};
 pub use consent::{Approver, Consent};
 pub use rules::{Rejection, concerns};
 pub use store::{Request, RequestState};
+pub use terms::{Grant, InvalidTerms, MAX_USES, MAX_WINDOW, Terms};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::model::{Group, Principal, PrincipalKind, Timestamp};
 
+use super::ask::Vote;
 use super::store::{Request, RequestState};
 
 /// Why a vote does not count.
@@ -26,10 +27,19 @@ pub enum Rejection {
     Over(&'static str),
 }
 
-/// Whether `voter` may decide `request` at `now`.
-pub(super) fn may_vote(request: &Request, voter: &Principal, now: Timestamp) -> Result<(), Rejection> {
-    if request.state != RequestState::Open {
-        return Err(Rejection::Over(request.state.name()));
+/// Whether `voter` may decide `request` at `now`. What is granted can still be denied as long as it is not used up.
+pub(super) fn may_vote(
+    request: &Request,
+    voter: &Principal,
+    vote: &Vote,
+    now: Timestamp,
+) -> Result<(), Rejection> {
+    match (request.state, vote) {
+        (RequestState::Open, _) | (RequestState::Approved, Vote::Deny { .. }) => {}
+        (
+            RequestState::Approved | RequestState::Denied | RequestState::Used | RequestState::Expired,
+            Vote::Approve { .. } | Vote::Deny { .. },
+        ) => return Err(Rejection::Over(request.state.name())),
     }
     if now >= request.expires_at {
         return Err(Rejection::Over("expired"));
@@ -45,10 +55,11 @@ pub(super) fn may_vote(request: &Request, voter: &Principal, now: Timestamp) -> 
         let names: Vec<&str> = named.iter().map(|g| g.as_str()).collect();
         return Err(Rejection::NotAnApprover(names.join(", ")));
     }
-    if request.votes.iter().any(|vote| vote.principal == voter.key()) {
-        return Err(Rejection::Twice);
+    let voted = request.votes.iter().any(|vote| vote.principal == voter.key());
+    match vote {
+        Vote::Approve { .. } if voted => Err(Rejection::Twice),
+        Vote::Approve { .. } | Vote::Deny { .. } => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether the votes are enough: somebody of each set of groups, and as many people as asked for.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Group, Ticket, Timestamp};
 
 use super::consent::Approver;
+use super::terms::Grant;
 
 /// How long one agent waits for another's transaction.
 const BUSY: Duration = Duration::from_secs(5);
@@ -97,6 +98,8 @@ pub struct Request {
     pub votes: Vec<Approver>,
     /// Who denied it, and why.
     pub denied: Option<(String, String)>,
+    /// What is granted so far; once approved, what is left of it.
+    pub grant: Option<Grant>,
 }
 
 /// A request as it was read: what it is replaced by must be made from this very revision.
@@ -127,6 +130,9 @@ struct Body {
     min_approvals: u32,
     votes: Vec<Vote>,
     denied: Option<(String, String)>,
+    /// Uses, and nanoseconds.
+    #[serde(default)]
+    grant: Option<(u32, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -305,6 +311,12 @@ fn body(request: &Request) -> rusqlite::Result<String> {
         min_approvals: request.min_approvals,
         votes: votes.collect(),
         denied: request.denied.clone(),
+        grant: request.grant.map(|grant| {
+            (
+                grant.uses,
+                u64::try_from(grant.window.as_nanos()).unwrap_or(u64::MAX),
+            )
+        }),
     };
     serde_json::to_string(&body).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
@@ -345,6 +357,10 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Kept> {
         expires_at: Timestamp::from_nanos(row.get("expires_ns")?),
         votes: votes.collect(),
         denied: body.denied,
+        grant: body.grant.map(|(uses, window)| Grant {
+            uses,
+            window: Duration::from_nanos(window),
+        }),
     };
     Ok(Kept {
         request,

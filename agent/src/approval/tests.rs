@@ -41,6 +41,13 @@ fn voter(subject: &str, groups: &[&str]) -> Voter {
     }
 }
 
+fn approve() -> Vote {
+    Vote::Approve {
+        terms: Terms::ONCE,
+        comment: String::new(),
+    }
+}
+
 fn target() -> Target {
     Target {
         name: TargetName("shop".into()),
@@ -82,7 +89,7 @@ fn steps(audit: &AuditLog) -> Vec<&'static str> {
         Event::Approval { step, .. } => match step {
             ApprovalStepName::Requested { .. } => "requested",
             ApprovalStepName::Viewed => "viewed",
-            ApprovalStepName::Approved => "approved",
+            ApprovalStepName::Approved { .. } => "approved",
             ApprovalStepName::Denied { .. } => "denied",
             ApprovalStepName::Rejected { .. } => "rejected",
             ApprovalStepName::Expired => "expired",
@@ -126,7 +133,7 @@ async fn consent_is_given_by_another_person_and_used_once() {
         ),
     ] {
         let error = broker
-            .vote(&ticket, &who, Vote::Approve, NOW)
+            .vote(&ticket, &who, approve(), NOW)
             .await
             .expect_err("rejected");
         assert!(error.to_string().contains(why), "{error}");
@@ -140,7 +147,7 @@ async fn consent_is_given_by_another_person_and_used_once() {
         None
     );
     broker
-        .vote(&ticket, &voter("dora", &["dba"]), Vote::Approve, NOW)
+        .vote(&ticket, &voter("dora", &["dba"]), approve(), NOW)
         .await
         .expect("counted");
     let other = broker
@@ -194,7 +201,7 @@ async fn a_waiter_hears_of_a_decision_made_elsewhere() {
     let dora = voter("dora", &["dba"]);
     let (answer, vote) = tokio::join!(
         here.wait(&ticket, Duration::from_secs(20)),
-        there.vote(&ticket, &dora, Vote::Approve, now)
+        there.vote(&ticket, &dora, approve(), now)
     );
     vote.expect("counted");
     assert!(matches!(answer.expect("store"), Answer::Granted(_)));
@@ -230,13 +237,13 @@ async fn several_people_of_several_groups() {
         ("sam", "security", RequestState::Approved),
     ] {
         let request = broker
-            .vote(&ticket, &voter(subject, &[group]), Vote::Approve, NOW)
+            .vote(&ticket, &voter(subject, &[group]), approve(), NOW)
             .await
             .expect("counted");
         assert_eq!(request.state, state, "{subject}");
         assert!(
             broker
-                .vote(&ticket, &voter(subject, &[group]), Vote::Approve, NOW)
+                .vote(&ticket, &voter(subject, &[group]), approve(), NOW)
                 .await
                 .is_err(),
             "twice"
@@ -255,7 +262,7 @@ async fn requests_survive_a_restart_and_end() {
     let again = broker(dir.path(), &audit);
     assert_eq!(again.list(false, NOW).await.expect("store").len(), 1);
     again
-        .vote(&ticket, &voter("dora", &["dba"]), Vote::Approve, NOW)
+        .vote(&ticket, &voter("dora", &["dba"]), approve(), NOW)
         .await
         .expect("in time");
     let alice = person("alice", &[]);
@@ -287,9 +294,9 @@ async fn votes_at_the_same_time_all_count() {
             voter("dee", &["dba"]),
         );
         let (one, two, three) = tokio::join!(
-            here.vote(&ticket, &dora, Vote::Approve, NOW),
-            there.vote(&ticket, &dan, Vote::Approve, NOW),
-            here.vote(&ticket, &dee, Vote::Approve, NOW),
+            here.vote(&ticket, &dora, approve(), NOW),
+            there.vote(&ticket, &dan, approve(), NOW),
+            here.vote(&ticket, &dee, approve(), NOW),
         );
         let states = [one, two, three].map(|vote| vote.expect("counted").state);
         assert!(
@@ -324,7 +331,7 @@ async fn a_qualified_group_is_of_its_issuer_only() {
         .expect("opened");
     let mut partner = voter("mallory", &["corp/dba"]);
     partner.principal.issuer = Some(IssuerName::from("partner"));
-    assert!(broker.vote(&ticket, &partner, Vote::Approve, NOW).await.is_err());
+    assert!(broker.vote(&ticket, &partner, approve(), NOW).await.is_err());
 }
 
 #[tokio::test]
@@ -336,7 +343,7 @@ async fn what_is_over_says_so_everywhere() {
     let late = NOW.plus(Duration::from_secs(4000));
     let ticket = broker.open(&ask("x", &[&["dba"]], 1), NOW).await.expect("opened");
     let error = broker
-        .vote(&ticket, &dora, Vote::Approve, late)
+        .vote(&ticket, &dora, approve(), late)
         .await
         .expect_err("late");
     assert!(error.to_string().contains("expired"), "{error}");
@@ -412,4 +419,199 @@ fn a_store_of_an_earlier_form_is_carried_over_and_private() {
     now.pragma_update(None, "user_version", 99).expect("set");
     let refused = Broker::open_store(&path, AuditLog::in_memory(), config()).expect_err("later form");
     assert!(refused.to_string().contains("later version"), "{refused}");
+}
+
+/// Where a vote stands against each rule: state, who, what, and why not.
+#[test]
+fn rules() {
+    let check =
+        |state: RequestState, by: Principal, votes: &[&str], vote: &Vote, expected: Result<(), &str>| {
+            let request = Request {
+                ticket: crate::model::Ticket::from_random(7),
+                state,
+                operation: String::new(),
+                principal: "corp/alice".into(),
+                target: "shop".into(),
+                fingerprint: String::new(),
+                action: String::new(),
+                text: String::new(),
+                process: String::new(),
+                policies: Vec::new(),
+                reason: String::new(),
+                approvers: vec![["dba".into()].into(), ["security".into()].into()],
+                min_approvals: 2,
+                asked_at: NOW,
+                expires_at: NOW.plus(Duration::from_secs(1)),
+                votes: votes
+                    .iter()
+                    .map(|who| Approver {
+                        principal: (*who).into(),
+                        groups: ["dba".into()].into(),
+                        at: NOW,
+                    })
+                    .collect(),
+                denied: None,
+                grant: None,
+            };
+            let found = rules::may_vote(&request, &by, vote, NOW);
+            match (found, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(why), Err(part)) if why.to_string().contains(part) => {}
+                (found, expected) => panic!("{state:?} {by:?} {vote:?}: {found:?}, not {expected:?}"),
+            }
+        };
+    use RequestState::{Approved, Denied, Expired, Open, Used};
+    let deny = Vote::Deny { comment: "no".into() };
+    let dora = || person("dora", &["dba"]);
+    let workload = Principal {
+        kind: PrincipalKind::Workload,
+        issuer: None,
+        ..dora()
+    };
+    let other_alice = Principal {
+        issuer: Some(IssuerName::from("partner")),
+        ..person("alice", &["dba"])
+    };
+    check(Open, dora(), &[], &approve(), Ok(()));
+    check(Open, dora(), &[], &deny, Ok(()));
+    check(Open, other_alice, &[], &approve(), Ok(()));
+    check(Open, person("alice", &["dba"]), &[], &approve(), Err("your own"));
+    check(Open, person("alice", &["dba"]), &[], &deny, Err("your own"));
+    check(Open, workload, &[], &approve(), Err("identified"));
+    check(
+        Open,
+        person("bob", &["sales"]),
+        &[],
+        &approve(),
+        Err("dba, security"),
+    );
+    check(
+        Open,
+        person("bob", &["sales"]),
+        &[],
+        &deny,
+        Err("none of the groups"),
+    );
+    check(
+        Open,
+        dora(),
+        &["corp/dora"],
+        &approve(),
+        Err("approved this already"),
+    );
+    check(Open, dora(), &["corp/dora"], &deny, Ok(()));
+    check(Open, dora(), &["corp/dan"], &approve(), Ok(()));
+    check(Approved, dora(), &["corp/dan"], &deny, Ok(()));
+    check(
+        Approved,
+        person("bob", &[]),
+        &["corp/dan"],
+        &deny,
+        Err("none of the groups"),
+    );
+    for (state, name) in [
+        (Approved, "approved"),
+        (Denied, "denied"),
+        (Used, "used"),
+        (Expired, "expired"),
+    ] {
+        check(state, dora(), &[], &approve(), Err(name));
+    }
+    for (state, name) in [(Denied, "denied"), (Used, "used"), (Expired, "expired")] {
+        check(state, dora(), &[], &deny, Err(name));
+    }
+}
+
+/// A grant of several uses: counted across agents, bound to the operation, and it can be taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_grant_of_several_uses() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let audit = AuditLog::in_memory();
+    let (here, there) = (broker(dir.path(), &audit), broker(dir.path(), &audit));
+    let (alice, shop, dora) = (person("alice", &[]), target(), voter("dora", &["dba"]));
+    let give = |uses, seconds| Vote::Approve {
+        terms: Terms::new(Some(uses), Some(Duration::from_secs(seconds))).expect("valid"),
+        comment: "for the migration".into(),
+    };
+    let ticket = here.open(&ask("x", &[&["dba"]], 1), NOW).await.expect("opened");
+    here.vote(&ticket, &dora, give(3, 600), NOW)
+        .await
+        .expect("counted");
+    let later = NOW.plus(Duration::from_secs(599));
+    let claim = |broker: &Broker, text: &'static str| {
+        let (broker, alice, shop) = (broker.clone(), alice.clone(), shop.clone());
+        async move {
+            broker
+                .claim(&alice, &shop, fingerprint(text), later)
+                .await
+                .expect("store")
+        }
+    };
+    assert_eq!(claim(&here, "y").await, None, "another operation");
+    let five = tokio::join!(
+        claim(&here, "x"),
+        claim(&there, "x"),
+        claim(&here, "x"),
+        claim(&there, "x"),
+        claim(&here, "x")
+    );
+    let used = [five.0, five.1, five.2, five.3, five.4]
+        .into_iter()
+        .flatten()
+        .count();
+    assert_eq!(used, 3);
+    let said = audit.events().iter().any(|event| match event {
+        Event::Approval {
+            step: ApprovalStepName::Approved { terms },
+            ..
+        } => terms == "3 uses within 600 s: for the migration",
+        _ => false,
+    });
+    assert!(said, "the terms are on record");
+
+    let ticket = here.open(&ask("x", &[&["dba"]], 1), NOW).await.expect("opened");
+    here.vote(&ticket, &dora, give(3, 600), NOW)
+        .await
+        .expect("counted");
+    assert!(claim(&there, "x").await.is_some());
+    let back = Vote::Deny {
+        comment: "enough".into(),
+    };
+    there.vote(&ticket, &dora, back, NOW).await.expect("taken back");
+    assert_eq!(claim(&here, "x").await, None);
+
+    let ticket = here.open(&ask("x", &[&["dba"]], 1), NOW).await.expect("opened");
+    here.vote(&ticket, &dora, give(3, 598), NOW)
+        .await
+        .expect("counted");
+    assert_eq!(claim(&here, "x").await, None, "the window is over");
+}
+
+/// What cannot be recorded does not happen.
+#[tokio::test]
+async fn a_decision_that_cannot_be_recorded_is_none() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let disk = crate::config::AuditConfig {
+        dir: dir.path().join("audit"),
+        segment_bytes: 1 << 20,
+        segment_age: Duration::from_secs(60),
+        min_free_bytes: 0,
+        clickhouse: None,
+    };
+    let audit = AuditLog::open(&disk, "host", crate::model::BootId::new()).expect("opened");
+    let broker = broker(dir.path(), &audit);
+    let ticket = broker.open(&ask("x", &[&["dba"]], 1), NOW).await.expect("opened");
+    audit.close().await;
+    let error = broker
+        .vote(&ticket, &voter("dora", &["dba"]), approve(), NOW)
+        .await;
+    assert!(matches!(error, Err(BrokerError::Audit(_))));
+    assert!(broker.open(&ask("y", &[&["dba"]], 1), NOW).await.is_err());
+    let open = Broker::open_store(&dir.path().join("approvals.db"), AuditLog::in_memory(), config())
+        .expect("opened")
+        .list(true, NOW)
+        .await
+        .expect("store");
+    assert_eq!(open.len(), 1);
+    assert_eq!((open[0].state, open[0].votes.len()), (RequestState::Open, 0));
 }

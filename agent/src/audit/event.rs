@@ -91,7 +91,10 @@ pub enum ApprovalStep {
     /// Somebody looked at it.
     Viewed,
     /// Somebody said yes.
-    Approved,
+    Approved {
+        /// How often and how long it can be used, and the approver's words.
+        terms: String,
+    },
     /// Somebody said no.
     Denied {
         /// Why, in the approver's words.

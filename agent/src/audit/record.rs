@@ -287,7 +287,7 @@ impl Record {
                 ("approval.requested", format!("approvers: {}", names.join(", ")))
             }
             ApprovalStep::Viewed => ("approval.viewed", String::new()),
-            ApprovalStep::Approved => ("approval.approved", String::new()),
+            ApprovalStep::Approved { terms } => ("approval.approved", terms.clone()),
             ApprovalStep::Denied { comment } => ("approval.denied", comment.clone()),
             ApprovalStep::Rejected { reason } => ("approval.rejected", reason.clone()),
             ApprovalStep::Expired => ("approval.expired", String::new()),

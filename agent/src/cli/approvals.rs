@@ -1,10 +1,11 @@
 //! `interdict approvals`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::control::wire::{Ask, Reply, Request};
+use crate::control::wire::{Ask, MAX_USES, MAX_WINDOW, Reply, Request};
 use crate::control::{client, directory};
 
 use super::output::{Style, say, say_json, short, table, time};
@@ -32,10 +33,19 @@ pub(super) enum ApprovalsCommand {
     Approve {
         /// Its ticket, such as apr-7k2m9x.
         ticket: String,
+        /// How long it can be used, such as 30m (at most 24h); as configured unless given.
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        window: Option<Duration>,
+        /// How often the same operation can be done with it.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_USES)))]
+        uses: Option<u32>,
+        /// Why; recorded.
+        #[arg(long, default_value = "")]
+        comment: String,
         #[command(flatten)]
         common: Common,
     },
-    /// Say no, and why.
+    /// Say no, and why; also takes back what was approved and is not used up.
     Deny {
         /// Its ticket, such as apr-7k2m9x.
         ticket: String,
@@ -64,7 +74,22 @@ pub(super) fn run(command: ApprovalsCommand) -> Outcome {
     let (common, ask) = match command {
         ApprovalsCommand::List { all, common } => (common, Ask::List { all }),
         ApprovalsCommand::Show { ticket, common } => (common, Ask::Show { ticket }),
-        ApprovalsCommand::Approve { ticket, common } => (common, Ask::Approve { ticket }),
+        ApprovalsCommand::Approve {
+            ticket,
+            window,
+            uses,
+            comment,
+            common,
+        } => {
+            let seconds = window.map(|window| window.as_secs());
+            let ask = Ask::Approve {
+                ticket,
+                uses,
+                seconds,
+                comment,
+            };
+            (common, ask)
+        }
         ApprovalsCommand::Deny {
             ticket,
             comment,
@@ -92,6 +117,27 @@ pub(super) fn run(command: ApprovalsCommand) -> Outcome {
                 .into(),
     })?;
     print(reply, common.json)
+}
+
+/// A whole number and a unit: `90s`, `30m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "write a whole number and a unit, such as 90s, 30m or 2h (at most 24h)".to_owned();
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text
+        .strip_suffix(unit)
+        .unwrap_or_default()
+        .parse()
+        .map_err(|_no_number| wrong())?;
+    let window = number.checked_mul(seconds).map(Duration::from_secs);
+    window
+        .filter(|w| (Duration::from_secs(1)..=MAX_WINDOW).contains(w))
+        .ok_or_else(wrong)
 }
 
 fn print(reply: Reply, json: bool) -> Outcome {
@@ -174,6 +220,9 @@ fn show(request: &Request) {
     say(&format!("  until      {}", time(request.expires_ns)));
     if !request.approved_by.is_empty() {
         say(&format!("  approved   {}", request.approved_by.join(", ")));
+    }
+    if let (Some(uses), "approved") = (request.uses, request.state.as_str()) {
+        say(&format!("  can be used {uses} times"));
     }
     if let Some((by, comment)) = &request.denied {
         say(&format!("  denied     {by}: {comment}"));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::approval::{Broker, BrokerError, Vote, Voter};
+use crate::approval::{Broker, BrokerError, Terms, Vote, Voter};
 use crate::identity::Issuers;
 use crate::model::{Principal, PrincipalKind, Ticket};
 use crate::task::Tasks;
@@ -183,7 +183,15 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
             (_, Err(wrong)) => error(format!("{wrong}.")),
             (Some(viewer), Ok(ticket)) => one(rooms.broker.view(&ticket, &viewer, now).await),
         },
-        Ask::Approve { ticket } => decide(rooms, caller, &ticket, Vote::Approve).await,
+        Ask::Approve {
+            ticket,
+            uses,
+            seconds,
+            comment,
+        } => match Terms::new(uses, seconds.map(Duration::from_secs)) {
+            Ok(terms) => decide(rooms, caller, &ticket, Vote::Approve { terms, comment }).await,
+            Err(wrong) => error(format!("{wrong}.")),
+        },
         Ask::Deny { ticket, comment } => decide(rooms, caller, &ticket, Vote::Deny { comment }).await,
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::approval::{MAX_USES, MAX_WINDOW};
+
 /// Version of the wire format.
 pub const VERSION: u32 = 1;
 /// Longest line, in bytes.
@@ -40,6 +42,15 @@ pub enum Ask {
     Approve {
         /// To which.
         ticket: String,
+        /// How often it can be used; once unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uses: Option<u32>,
+        /// How long it can be used, in seconds; as configured unless said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+        /// Why; recorded.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        comment: String,
     },
     /// No.
     Deny {
@@ -129,6 +140,9 @@ pub struct Request {
     pub approved_by: Vec<String>,
     /// Who denied it, and why.
     pub denied: Option<(String, String)>,
+    /// How often it can be used, as far as it is approved.
+    #[serde(default)]
+    pub uses: Option<u32>,
 }
 
 impl From<crate::approval::Request> for Request {
@@ -151,6 +165,7 @@ impl From<crate::approval::Request> for Request {
             expires_at,
             votes,
             denied,
+            grant,
         } = request;
         Self {
             ticket: ticket.to_string(),
@@ -171,6 +186,7 @@ impl From<crate::approval::Request> for Request {
             expires_ns: expires_at.as_nanos(),
             approved_by: votes.into_iter().map(|vote| vote.principal).collect(),
             denied,
+            uses: grant.map(|grant| grant.uses),
         }
     }
 }
