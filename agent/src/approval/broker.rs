@@ -14,7 +14,7 @@ use crate::model::{Fingerprint, Group, OperationId, Principal, Target, Ticket, T
 
 use super::ask::{Answer, Ask, Vote, Voter};
 use super::consent::{Approver, Consent};
-use super::rules::{Rejection, groups_of, is_granted, may_vote};
+use super::rules::{Rejection, concerns, groups_of, is_granted, may_vote};
 use super::store::{Bound, Kept, Request, RequestState, Store};
 use super::terms::Grant;
 
@@ -216,15 +216,8 @@ impl Broker {
         self.stored(move |store| store.list(all)).await
     }
 
-    /// One request, to know whom it concerns; not for showing: see [`Broker::view`].
-    ///
-    /// # Errors
-    /// Where there is none, or the store fails.
-    pub async fn peek(&self, ticket: &Ticket) -> Result<Request, BrokerError> {
-        self.get(ticket).await.map(|kept| kept.request)
-    }
-
-    /// One request, for somebody to look at; recorded.
+    /// One request, for somebody to look at; recorded. Unless `all`, only what concerns the viewer: for others it is not
+    /// there, and that they tried is recorded.
     ///
     /// # Errors
     /// Where there is none, or the store or the log fails.
@@ -232,9 +225,16 @@ impl Broker {
         &self,
         ticket: &Ticket,
         viewer: &Voter,
+        all: bool,
         now: Timestamp,
     ) -> Result<Request, BrokerError> {
         let request = self.fresh(ticket, now).await?.request;
+        if !all && !concerns(&request, &viewer.principal) {
+            let reason = "it was to be shown to somebody whom it does not concern".to_owned();
+            let step = ApprovalStep::Rejected { reason };
+            self.note(&request, Some(viewer), step).await?;
+            return Err(BrokerError::Unknown(ticket.clone()));
+        }
         self.note(&request, Some(viewer), ApprovalStep::Viewed).await?;
         Ok(request)
     }

@@ -354,8 +354,12 @@ async fn what_is_over_says_so_everywhere() {
     assert_ne!(second, ticket, "a new request after the old one ended");
     let later = late.plus(Duration::from_secs(4000));
     assert!(broker.list(false, later).await.expect("store").is_empty());
-    let seen = broker.view(&second, &dora, later).await.expect("there");
+    let seen = broker.view(&second, &dora, false, later).await.expect("there");
     assert_eq!(seen.state, RequestState::Expired);
+    let sales = voter("sam", &["sales"]);
+    let hidden = broker.view(&second, &sales, false, later).await;
+    assert!(matches!(hidden, Err(BrokerError::Unknown(_))));
+    assert!(broker.view(&second, &sales, true, later).await.is_ok());
     assert_eq!(
         steps(&audit),
         [
@@ -364,6 +368,8 @@ async fn what_is_over_says_so_everywhere() {
             "rejected",
             "requested",
             "expired",
+            "viewed",
+            "rejected",
             "viewed"
         ]
     );

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::control::client::{self, Agents};
+use crate::control::directories;
 use crate::control::wire::{Ask, MAX_USES, MAX_WINDOW, Reply, Request};
-use crate::control::{client, directory};
 
 use super::output::{Style, say, say_json, short, table, time};
 use super::{FAILED, Failure, NO_AGENT, OK, Outcome};
@@ -103,12 +104,11 @@ pub(super) fn run(command: ApprovalsCommand) -> Outcome {
         }
         None => std::env::var("INTERDICT_TOKEN").ok(),
     };
-    let reply = client::ask(
-        &directory(),
-        common.socket.as_deref(),
-        token.as_deref().map(str::trim),
-        &ask,
-    );
+    let agents = match common.socket {
+        Some(socket) => Agents::At(socket),
+        None => Agents::Of(directories()),
+    };
+    let reply = client::ask(&agents, token.as_deref().map(str::trim), &ask);
     let reply = reply.map_err(|error| Failure {
         status: NO_AGENT,
         message: error.to_string(),

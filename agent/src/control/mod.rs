@@ -1,8 +1,13 @@
 //! The control API on a Unix socket: one JSON object a line, versioned. The socket may be reached by every local user:
 //! what authorises is the approver's own token; the local user is recorded.
 
+mod callers;
 pub mod client;
+mod place;
 mod server;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
-pub use server::{ControlError, ControlRooms, Server, directory};
+pub use place::{directories, directory};
+pub use server::{ControlError, ControlRooms, Server};

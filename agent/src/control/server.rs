@@ -1,25 +1,29 @@
 //! The agent's side of the control socket.
 
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::approval::{Broker, BrokerError, Terms, Vote, Voter};
+use crate::approval::{Broker, BrokerError, Terms, Vote, Voter, concerns};
 use crate::identity::Issuers;
 use crate::model::{Principal, PrincipalKind, Ticket};
 use crate::task::Tasks;
 
+use super::callers::{Callers, Place};
+use super::place::{self, is_trusted};
 use super::wire::{Ask, Call, Failure, MAX_LINE, Reply, Request, Status, VERSION};
 
-/// How long a caller may take for its line.
+/// How long a caller may take to send its line, and to take the answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// Callers at the same time.
-const MAX_CALLERS: usize = 64;
+/// Calls at the same time.
+const MAX_CALLS: usize = 64;
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -38,16 +42,6 @@ pub struct ControlRooms {
     pub issuers: Issuers,
     /// Who answers here.
     pub status: Status,
-}
-
-/// Where control sockets live: `/run/interdict` for root, below the XDG runtime directory for others.
-#[must_use]
-pub fn directory() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR");
-    match runtime {
-        Some(runtime) if !rustix::process::geteuid().is_root() => PathBuf::from(runtime).join("interdict"),
-        _ => PathBuf::from("/run/interdict"),
-    }
 }
 
 /// A listening control socket; its file goes with it.
@@ -76,74 +70,113 @@ impl Server {
             path: path.clone(),
             source,
         };
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        remove_stale(dir);
+        place::prepare(dir).map_err(failed)?;
+        place::remove_stale(dir);
         let listener = UnixListener::bind(&path).map_err(failed)?;
         // Approvers are ordinary users of this host: their token is what counts.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o666)).map_err(failed)?;
         Ok(Self { listener, path })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Answers until it is dropped.
     pub async fn serve(self, rooms: Arc<ControlRooms>) {
-        let mut callers = Tasks::default();
+        let callers = Callers::default();
+        let mut calls = Tasks::default();
         loop {
             tokio::select! {
-                accepted = self.listener.accept(), if callers.len() < MAX_CALLERS => match accepted {
+                accepted = self.listener.accept(), if calls.len() < MAX_CALLS => match accepted {
                     Ok((stream, _)) => {
-                        let rooms = Arc::clone(&rooms);
-                        callers.spawn("control", async move {
-                            if let Err(error) = answer(stream, &rooms).await {
-                                tracing::debug!(%error, "a control call broke off");
-                            }
-                        });
+                        if let Some((uid, place)) = admit(&stream, &callers) {
+                            let rooms = Arc::clone(&rooms);
+                            calls.spawn("control", async move {
+                                let _place = place;
+                                if let Err(error) = answer(stream, uid, &rooms).await {
+                                    tracing::debug!(%error, uid, "a control call broke off");
+                                }
+                            });
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the control socket cannot accept");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
-                _ = callers.next(), if !callers.is_empty() => {}
+                _ = calls.next(), if !calls.is_empty() => {}
             }
         }
     }
 }
 
-fn remove_stale(dir: &Path) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|n| n.strip_prefix("run-")?.strip_suffix(".sock")?.parse::<u32>().ok());
-        if let Some(pid) = pid
-            && !Path::new("/proc").join(pid.to_string()).exists()
-        {
-            let removed = std::fs::remove_file(entry.path());
-            tracing::debug!(?name, ?removed, "stale control socket");
-        }
+fn admit(stream: &UnixStream, callers: &Callers) -> Option<(u32, Place)> {
+    let uid = stream.peer_cred().ok()?.uid();
+    let admitted = callers.enter(uid, is_trusted(uid, own_uid()));
+    if admitted.is_none() {
+        tracing::warn!(uid, "too many open control calls of one user");
     }
+    admitted.map(|place| (uid, place))
 }
 
-async fn answer(stream: UnixStream, rooms: &ControlRooms) -> io::Result<()> {
-    let uid = stream.peer_cred()?.uid();
+async fn answer(stream: UnixStream, uid: u32, rooms: &ControlRooms) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
-    let mut bounded = BufReader::new(read).take(MAX_LINE as u64);
+    // One byte more than allowed tells a long line from a whole one.
+    let mut bounded = BufReader::new(read).take(MAX_LINE as u64 + 1);
     tokio::time::timeout(TIME_LIMIT, bounded.read_until(b'\n', &mut line))
         .await
         .map_err(io::Error::other)??;
-    let reply = match serde_json::from_slice::<Call>(&line) {
-        Ok(call) if call.v == VERSION => reply(call, uid, rooms).await,
-        Ok(call) => error(format!(
-            "The agent speaks version {VERSION} of the control API, not {}.",
-            call.v
-        )),
-        Err(wrong) => error(format!("This is no call: {wrong}.")),
-    };
+    let reply = understood(&line, uid, rooms).await;
     let mut bytes = serde_json::to_vec(&reply)?;
     bytes.push(b'\n');
-    write.write_all(&bytes).await?;
-    write.shutdown().await
+    let written = async {
+        write.write_all(&bytes).await?;
+        write.shutdown().await
+    };
+    tokio::time::timeout(TIME_LIMIT, written)
+        .await
+        .map_err(io::Error::other)?
+}
+
+/// The answer to a line. What the line holds is not repeated: it may be a token.
+pub(super) async fn understood(line: &[u8], uid: u32, rooms: &ControlRooms) -> Reply {
+    let no_call = |message: String| Reply::Error {
+        failure: Failure::NotACall,
+        message,
+    };
+    if line.len() > MAX_LINE {
+        return no_call(format!("A call is at most {MAX_LINE} bytes long."));
+    }
+    match serde_json::from_slice::<Version>(line) {
+        Ok(Version { v: VERSION }) => {}
+        Ok(Version { v }) => {
+            return no_call(format!(
+                "The agent speaks version {VERSION} of the control API, not {v}."
+            ));
+        }
+        Err(_) => return no_call("This is no call: one JSON object on one line is.".into()),
+    }
+    match serde_json::from_slice::<Call>(line) {
+        Ok(call) => reply(call, uid, rooms).await,
+        Err(wrong) => no_call(format!(
+            "This is no call of version {VERSION} (column {}).",
+            wrong.column()
+        )),
+    }
+}
+
+/// The one field that every version has.
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
@@ -164,8 +197,7 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
         },
         None => None,
     };
-    let own_uid = rustix::process::geteuid().as_raw();
-    let trusted = uid == 0 || uid == own_uid;
+    let trusted = is_trusted(uid, own_uid());
     match call.ask {
         Ask::Status {} => Reply::Status(rooms.status.clone()),
         Ask::List { all } => match (&caller, trusted) {
@@ -181,7 +213,7 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
         ) {
             (None, _) => error("Showing needs a token (--token-file), or root.".into()),
             (_, Err(wrong)) => error(format!("{wrong}.")),
-            (Some(viewer), Ok(ticket)) => one(rooms.broker.view(&ticket, &viewer, now).await),
+            (Some(viewer), Ok(ticket)) => one(rooms.broker.view(&ticket, &viewer, trusted, now).await),
         },
         Ask::Approve {
             ticket,
@@ -207,19 +239,13 @@ async fn decide(rooms: &ControlRooms, caller: Option<Voter>, ticket: &str, vote:
     }
 }
 
-/// Somebody who is neither root nor the agent's user sees what concerns their groups.
+/// Somebody who is neither root nor the agent's user sees what concerns them.
 fn shown_to(requests: Vec<crate::approval::Request>, caller: Option<&Voter>) -> Vec<Request> {
-    let concerns = |request: &crate::approval::Request| {
-        caller.is_none_or(|voter| {
-            request.principal == voter.principal.key()
-                || request
-                    .approvers
-                    .iter()
-                    .flatten()
-                    .any(|group| voter.principal.groups.contains(group))
-        })
-    };
-    requests.into_iter().filter(concerns).map(Request::from).collect()
+    requests
+        .into_iter()
+        .filter(|request| caller.is_none_or(|voter| concerns(request, &voter.principal)))
+        .map(|request| Request::from(request).listed())
+        .collect()
 }
 
 /// A local user without a token: may look, as root, and is recorded as that.

@@ -6,8 +6,12 @@ pub use crate::approval::{MAX_USES, MAX_WINDOW};
 
 /// Version of the wire format.
 pub const VERSION: u32 = 1;
-/// Longest line, in bytes.
+/// Longest call, in bytes, its line end included.
 pub const MAX_LINE: usize = 64 * 1024;
+/// Longest answer, in bytes: a request with the longest statement, each byte of it escaped.
+pub const MAX_REPLY: usize = 16 * 1024 * 1024;
+/// Characters of a statement in a list.
+const LISTED: usize = 1024;
 
 /// A request: one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,8 @@ pub enum Ask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
+    /// The call is none, or of another version.
+    NotACall,
     /// The ticket is not one of this agent's store.
     UnknownTicket,
     /// The caller's token is not accepted here.
@@ -120,8 +126,11 @@ pub struct Request {
     pub target: String,
     /// The action.
     pub action: String,
-    /// The statement, masked.
+    /// The statement, masked; in a list its beginning.
     pub text: String,
+    /// Whether `text` is only its beginning.
+    #[serde(default)]
+    pub text_cut: bool,
     /// The process.
     pub process: String,
     /// The policies that want consent.
@@ -174,6 +183,7 @@ impl From<crate::approval::Request> for Request {
             target,
             action,
             text,
+            text_cut: false,
             process,
             policies,
             reason,
@@ -188,5 +198,17 @@ impl From<crate::approval::Request> for Request {
             denied,
             uses: grant.map(|grant| grant.uses),
         }
+    }
+}
+
+impl Request {
+    /// For a list: the beginning of the statement, so that one long statement cannot crowd out the others.
+    #[must_use]
+    pub fn listed(mut self) -> Self {
+        if let Some((end, _)) = self.text.char_indices().nth(LISTED) {
+            self.text.truncate(end);
+            self.text_cut = true;
+        }
+        self
     }
 }
