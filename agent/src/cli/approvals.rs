@@ -1,16 +1,17 @@
 //! `interdict approvals`.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::control::client::{self, Agents};
+use crate::control::client::{self, Agents, ClientError};
 use crate::control::directories;
-use crate::control::wire::{Ask, MAX_USES, MAX_WINDOW, Reply, Request};
+use crate::control::wire::{Ask, Failure as Kind, MAX_LINE, MAX_USES, MAX_WINDOW, Reply, Request};
 
-use super::output::{Style, say, say_json, short, table, time};
-use super::{FAILED, Failure, NO_AGENT, OK, Outcome};
+use super::output::{Style, block, plain, relative, say, say_json, short, table, time};
+use super::{Failure, NO_AGENT, OK, Outcome};
 
 /// Requests for approval.
 #[derive(Debug, Subcommand)]
@@ -60,15 +61,47 @@ pub(super) enum ApprovalsCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// A file with your own identity token (or set INTERDICT_TOKEN).
-    #[arg(long, value_name = "FILE")]
+    /// A file with your own identity token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token_env")]
     token_file: Option<PathBuf>,
+    /// An environment variable with it; without --token-file, INTERDICT_TOKEN where it is set.
+    #[arg(long, value_name = "NAME")]
+    token_env: Option<String>,
     /// The agent's control socket; by default every agent of this host is asked.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print JSON, one object a line.
     #[arg(long)]
     json: bool,
+}
+
+impl Common {
+    fn token(&self) -> Result<Option<String>, Failure> {
+        let token = match (&self.token_file, &self.token_env) {
+            (Some(file), _) => Some(read(file).map_err(|error| {
+                let message = format!("the token file {} cannot be read: {error}", file.display());
+                Failure::new(message, "Give a file with your own identity token.")
+            })?),
+            (None, Some(name)) => Some(std::env::var(name).map_err(|_unset| {
+                let message = format!("the environment variable {name} is not set");
+                Failure::new(
+                    message,
+                    "Set it to your own identity token, or give --token-file.",
+                )
+            })?),
+            (None, None) => std::env::var("INTERDICT_TOKEN").ok(),
+        };
+        Ok(token.map(|token| token.trim().to_owned()))
+    }
+}
+
+/// At most as much as a call can carry: a token is short, and the path may be a device.
+fn read(file: &Path) -> std::io::Result<String> {
+    let mut token = String::new();
+    std::fs::File::open(file)?
+        .take(MAX_LINE as u64)
+        .read_to_string(&mut token)?;
+    Ok(token)
 }
 
 pub(super) fn run(command: ApprovalsCommand) -> Outcome {
@@ -97,24 +130,20 @@ pub(super) fn run(command: ApprovalsCommand) -> Outcome {
             common,
         } => (common, Ask::Deny { ticket, comment }),
     };
-    let token = match &common.token_file {
-        Some(file) => {
-            let read = std::fs::read_to_string(file);
-            Some(read.map_err(|error| Failure::new(format!("{}: {error}", file.display()), ""))?)
-        }
-        None => std::env::var("INTERDICT_TOKEN").ok(),
-    };
+    let token = common.token()?;
     let agents = match common.socket {
         Some(socket) => Agents::At(socket),
         None => Agents::Of(directories()),
     };
-    let reply = client::ask(&agents, token.as_deref().map(str::trim), &ask);
-    let reply = reply.map_err(|error| Failure {
-        status: NO_AGENT,
-        message: error.to_string(),
-        hint:
-            "Requests are decided through a running agent: start `interdict run` (pending requests are kept)."
+    let reply = client::ask(&agents, token.as_deref(), &ask);
+    let reply = reply.map_err(|error| match error {
+        ClientError::TooLong => Failure::new(error.to_string(), ""),
+        ClientError::NoAgent(_) | ClientError::Io { .. } => Failure {
+            status: NO_AGENT,
+            message: error.to_string(),
+            hint: "Requests are decided through a running agent: start `interdict run` (pending requests are kept)."
                 .into(),
+        },
     })?;
     print(reply, common.json)
 }
@@ -142,13 +171,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn print(reply: Reply, json: bool) -> Outcome {
     match reply {
-        Reply::Error { message, .. } => {
-            let status = FAILED;
-            Err(Failure {
-                status,
-                message,
-                hint: String::new(),
-            })
+        Reply::Error { failure, message } => {
+            let hint = match failure {
+                Kind::UnknownTicket => "See `interdict approvals list --all`.",
+                Kind::NotACall => "Use the same version of `interdict` as the running agent.",
+                Kind::Token | Kind::Refused => "",
+            };
+            Err(Failure::new(message, hint))
         }
         Reply::Requests(requests) if json => {
             requests.iter().for_each(say_json);
@@ -159,11 +188,12 @@ fn print(reply: Reply, json: bool) -> Outcome {
             Ok(OK)
         }
         Reply::Requests(requests) => {
+            let now = crate::clock::now();
             let row = |r: &Request| {
                 vec![
                     r.ticket.clone(),
                     r.state.clone(),
-                    time(r.asked_ns),
+                    relative(r.asked_ns, now),
                     r.principal.clone(),
                     r.target.clone(),
                     r.action.clone(),
@@ -200,31 +230,35 @@ fn show(request: &Request) {
         other => style.bad(other),
     };
     let sets: Vec<String> = request.approvers.iter().map(|set| set.join(" or ")).collect();
+    let now = crate::clock::now();
+    let at = |ns: i64| format!("{} ({})", time(ns), relative(ns, now));
     say(&format!("{}  {state}", style.bold(&request.ticket)));
-    say(&format!("  who        {}", request.principal));
-    say(&format!("  process    {}", request.process));
-    say(&format!("  target     {}", request.target));
-    say(&format!("  action     {}", request.action));
-    say(&format!("  statement  {}", request.text));
-    say(&format!(
-        "  why        {} [{}]",
-        request.reason,
-        request.policies.join(", ")
-    ));
-    say(&format!(
-        "  needs      {} ({} in all)",
-        sets.join(" and "),
-        request.min_approvals
-    ));
-    say(&format!("  asked      {}", time(request.asked_ns)));
-    say(&format!("  until      {}", time(request.expires_ns)));
-    if !request.approved_by.is_empty() {
-        say(&format!("  approved   {}", request.approved_by.join(", ")));
+    for (name, value) in [
+        ("who", request.principal.clone()),
+        ("process", request.process.clone()),
+        ("target", request.target.clone()),
+        ("action", request.action.clone()),
+    ] {
+        say(&format!("  {name:<9}  {}", plain(&value)));
     }
+    say(&format!("  statement  {}", block(&request.text, "           | ")));
+    let why = format!("{} [{}]", request.reason, request.policies.join(", "));
+    let needs = format!("{} ({} in all)", sets.join(" and "), request.min_approvals);
+    for (name, value) in [("why", why), ("needs", needs)] {
+        say(&format!("  {name:<9}  {}", plain(&value)));
+    }
+    say(&format!("  asked      {}", at(request.asked_ns)));
+    say(&format!("  until      {}", at(request.expires_ns)));
     if let (Some(uses), "approved") = (request.uses, request.state.as_str()) {
-        say(&format!("  can be used {uses} times"));
+        say(&format!("  uses left  {uses}"));
+    }
+    if !request.approved_by.is_empty() {
+        say(&format!(
+            "  approved   {}",
+            plain(&request.approved_by.join(", "))
+        ));
     }
     if let Some((by, comment)) = &request.denied {
-        say(&format!("  denied     {by}: {comment}"));
+        say(&format!("  denied     {}", plain(&format!("{by}: {comment}"))));
     }
 }

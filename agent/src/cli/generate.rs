@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::Shell;
 
+use super::output::say_bytes;
 use super::{Failure, OK, Outcome};
 
 /// Completions for a shell, on standard output.
@@ -23,7 +24,9 @@ pub(super) struct ManArgs {
 }
 
 pub(super) fn completions(args: &CompletionsArgs, command: &mut clap::Command) -> Outcome {
-    clap_complete::generate(args.shell, command, "interdict", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, command, "interdict", &mut script);
+    say_bytes(&script);
     Ok(OK)
 }
 

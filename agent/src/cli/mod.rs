@@ -11,6 +11,7 @@ mod run;
 mod sessions;
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -33,8 +34,11 @@ Exit status: 0 done, 1 not (or a check failed), 2 wrong use, 3 no agent reached;
 
 /// Govern what MCP servers and AI agents do on the network.
 #[derive(Debug, Parser)]
-#[command(name = "interdict", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "interdict", version = version(), after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
+    /// Colours: on a terminal unless NO_COLOR is set (auto), always, never.
+    #[arg(long, value_enum, global = true, default_value = "auto", value_name = "WHEN")]
+    color: output::Colour,
     #[command(subcommand)]
     command: Command,
 }
@@ -87,10 +91,24 @@ impl Failure {
 
 type Outcome = Result<u8, Failure>;
 
+/// The version, with the commit where the build was told it (`INTERDICT_COMMIT`).
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let version = env!("CARGO_PKG_VERSION");
+        match option_env!("INTERDICT_COMMIT") {
+            Some(commit) if !commit.is_empty() => format!("{version} ({commit})"),
+            Some(_) | None => version.to_owned(),
+        }
+    });
+    &VERSION
+}
+
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let Cli { color, command } = Cli::parse();
+    output::choose(color);
+    let outcome = match command {
         Command::Run(args) => run::run(args),
         Command::Approvals(command) => approvals::run(command),
         Command::Audit(command) => audit::run(command),
@@ -127,6 +145,9 @@ mod tests {
             "interdict run --identity-token-env TOKEN -- psql -h db",
             "interdict approvals list --json",
             "interdict approvals approve apr-7k2m9x --token-file t",
+            "interdict approvals approve apr-7k2m9x --token-env T --for 30m --uses 3 --comment why",
+            "interdict approvals list --color never --all",
+            "interdict --color always approvals show apr-7k2m9x",
             "interdict approvals deny apr-7k2m9x --comment no",
             "interdict audit verify --dir d --json",
             "interdict sessions show",
@@ -139,6 +160,14 @@ mod tests {
         for line in [
             "interdict run",
             "interdict run --identity-token-file a --identity-token-env B -- x",
+            "interdict approvals list --token-file t --token-env T",
+            "interdict approvals approve apr-7k2m9x --for 25h",
+            "interdict approvals approve apr-7k2m9x --for 0s",
+            "interdict approvals approve apr-7k2m9x --for 3mm",
+            "interdict approvals approve apr-7k2m9x --for 9",
+            "interdict approvals approve apr-7k2m9x --for 99999999999999999999h",
+            "interdict approvals approve apr-7k2m9x --uses 0",
+            "interdict approvals approve apr-7k2m9x --uses 1001",
             "interdict fly",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
