@@ -240,6 +240,12 @@ impl Reader<'_> {
             ca_file,
         } = raw;
         let shown = self.take(&name, value::name)?;
+        if shown == "workload" {
+            self.wrong(
+                name.span(),
+                "the name \"workload\" is that of processes without an identity: give the issuer another",
+            );
+        }
         if audience.get_ref().is_empty() {
             self.wrong(
                 audience.span(),

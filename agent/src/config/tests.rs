@@ -86,6 +86,11 @@ fn mistakes_name_their_line_and_the_fix() {
             "at least one",
         ),
         (
+            "[[issuer]]\nname = \"workload\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\n",
+            2,
+            "give the issuer another",
+        ),
+        (
             "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\nalgorithms = [\"HS256\"]\n",
             5,
             "RS256",

@@ -39,7 +39,10 @@ pub(super) fn entities(
     let mut all = Vec::new();
     let mut groups = HashSet::new();
     for group in &principal.groups {
-        groups.insert(uid("Group", group.as_str())?);
+        // A plain name with a slash could be taken for another issuer's: it counts under its own issuer's name only.
+        if !group.as_str().contains('/') {
+            groups.insert(uid("Group", group.as_str())?);
+        }
         if let Some(issuer) = &principal.issuer {
             groups.insert(uid("Group", &format!("{issuer}/{group}"))?);
         }

@@ -302,6 +302,22 @@ fn seeing_is_an_action_and_families_count() {
     };
     assert_eq!(revealed(&["fraud"]), vec!["pci.card".to_owned()]);
     assert_eq!(revealed(&["sales"]), Vec::<String>::new());
+    // Another issuer's group cannot be claimed by writing its name.
+    let foreign = Principal {
+        issuer: Some(IssuerName::from("partner")),
+        ..user(&["corp/fraud"])
+    };
+    let now = Timestamp::from_seconds(1);
+    match engine.decide(
+        &operation(&[Action::SqlSelect]),
+        &foreign,
+        &target("x"),
+        None,
+        now,
+    ) {
+        Decision::Allow(allowed) => assert!(allowed.obligations().revealed.is_empty()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
