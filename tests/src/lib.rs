@@ -3,9 +3,13 @@
 pub mod agent;
 pub mod oidc;
 pub mod postgres;
+pub mod relay;
 pub mod tools;
+pub mod wire;
 
 pub use agent::{Agent, Ended};
 pub use oidc::Oidc;
 pub use postgres::Postgres;
-pub use tools::{can_govern, python, tool};
+pub use relay::{Relay, Setting};
+pub use tools::{can_govern, can_relay, python, tool};
+pub use wire::Wire;

@@ -37,6 +37,16 @@ pub fn binary() -> PathBuf {
     profile.map(|dir| dir.join("interdict")).unwrap_or_default()
 }
 
+/// Whether the relay can be tried here: root (to start a server as another user) and PostgreSQL 15. Where not, says so
+/// loudly; where `CI` is set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_relay(test: &str) -> bool {
+    can_govern(test)
+}
+
 /// Whether processes can be governed here: root, cgroup2 and BPF. Where not, says so loudly; where `CI` is set, fails.
 ///
 /// # Panics

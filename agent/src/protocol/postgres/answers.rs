@@ -7,19 +7,20 @@ use bytes::BytesMut;
 use crate::mask::{Masked, NoData};
 use crate::model::{MaskCounts, Refusal, RefusalKind};
 
-use super::columns::{describe, plan};
-use super::expect::{Expect, Running};
+use super::columns::{Sources, describe, has_unknown, plan};
+use super::diagnostics::{Diagnostics, Notification};
+use super::expect::{Expect, Running, Step, Whose};
 use super::frame::{Frame, HEADER, MAX_FROM_TARGET, frame_length, take};
-use super::names::known;
-use super::refusal::Severity;
-use super::relay::Relay;
-use super::response::{Copied, Diagnostics, Notification, Rows};
+use super::meaning::Lineage;
+use super::names::{Described, known};
+use super::relay::{Relay, Schema};
+use super::response::{Copied, Rows};
 
 impl Relay<'_> {
     /// Handles every whole frame that has arrived.
     pub(super) fn answers(&mut self) -> Result<(), String> {
-        loop {
-            if self.target_bytes.first() == Some(&b'D') {
+        while self.ending.is_none() && self.schema.puzzle.is_none() {
+            if self.target_bytes.first() == Some(&b'D') && !self.asks_catalogue() {
                 let run = rows_at_start(&self.target_bytes)?;
                 if run > 0 {
                     let frames = self.target_bytes.split_to(run);
@@ -29,34 +30,38 @@ impl Relay<'_> {
             }
             let taken = take(&mut self.target_bytes, MAX_FROM_TARGET);
             match taken.map_err(|error| format!("the target sent no frame: {error}"))? {
-                Some(frame) => self.answer(&frame)?,
+                Some(frame) if self.asks_catalogue() => self.catalogue(&frame)?,
+                Some(frame) => self.answer(frame)?,
                 None => return Ok(()),
             }
-            if self.ending.is_some() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
-    fn answer(&mut self, frame: &Frame) -> Result<(), String> {
+    fn asks_catalogue(&self) -> bool {
+        matches!(self.expected.front(), Some(Expect::Catalogue(_)))
+    }
+
+    fn answer(&mut self, frame: Frame) -> Result<(), String> {
         match frame.kind() {
-            b'1' => self.parse_complete(frame),
-            b'2' | b'3' | b't' => self.plain(frame, NoData::Description),
-            b'T' | b'n' => self.description(frame)?,
-            b'C' | b'I' | b's' => self.complete(frame),
-            b'Z' => self.ready(frame)?,
-            b'E' => self.error(frame),
-            b'N' => self.diagnostics(frame),
-            b'S' => self.parameter(frame),
+            b'1' | b'2' | b'3' => self.step_done(&frame)?,
+            b't' => self.parameters(&frame)?,
+            b'T' | b'n' if self.is_puzzle(&frame)? => self.schema.puzzle = Some(frame),
+            b'T' | b'n' => self.description(&frame)?,
+            b'C' | b'I' | b's' => self.complete(&frame)?,
+            b'Z' => self.ready(&frame)?,
+            b'E' => self.error(&frame)?,
+            b'N' => self.diagnostics(&frame),
+            b'S' => self.setting(&frame),
             b'A' => {
                 let plan = self.session.masks_nothing_revealed();
                 self.to_process
-                    .answer(plan.apply(Notification(frame), &mut MaskCounts::default()));
+                    .answer(plan.apply(Notification(&frame), &mut MaskCounts::default()));
             }
-            b'G' => self.plain(frame, NoData::ProtocolState),
-            b'H' => self.copy_out(frame)?,
-            b'd' => self.copied(frame)?,
-            b'c' => self.plain(frame, NoData::ProtocolState),
+            b'G' => self.copy_in(&frame)?,
+            b'H' => self.copy_out(&frame)?,
+            b'd' => self.copied(&frame)?,
+            b'c' => self.plain(&frame, NoData::ProtocolState),
             other => {
                 return Err(format!(
                     "the target sent an unknown message {:?}",
@@ -67,64 +72,116 @@ impl Relay<'_> {
         Ok(())
     }
 
-    fn plain(&mut self, frame: &Frame, why: NoData) {
+    pub(super) fn plain(&mut self, frame: &Frame, why: NoData) {
         self.to_process.answer(Masked::without_data(frame.bytes(), why));
     }
 
-    fn parse_complete(&mut self, frame: &Frame) {
-        match self.expected.front_mut() {
-            Some(Expect::Prepare(running) | Expect::Execute(running)) => running.confirmed = true,
-            Some(
-                Expect::Query(_)
-                | Expect::Describe(_)
-                | Expect::OwnDescribe(_)
-                | Expect::Sync
-                | Expect::Refused(_)
-                | Expect::RefusedQuery(_),
-            )
-            | None => {}
+    /// An answer to the agent's own question. Notices and settings may come between.
+    fn catalogue(&mut self, frame: &Frame) -> Result<(), String> {
+        match frame.kind() {
+            b'N' => self.diagnostics(frame),
+            b'S' => self.setting(frame),
+            b'E' => return Err("the target's catalogue cannot be asked which columns are protected".into()),
+            b'Z' => {
+                self.status = frame.body().first().copied().unwrap_or(b'E');
+                if let Some(Expect::Catalogue(asking)) = self.expected.pop_front() {
+                    let own_changes = self.schema.changed;
+                    let protected = Arc::new(asking.finish());
+                    if own_changes && self.status == b'I' {
+                        self.schema.learning.legs.catalogues.changed();
+                    }
+                    if self.status == b'I' {
+                        self.schema.learning.share(Arc::clone(&protected));
+                    }
+                    self.schema.learnt(protected);
+                }
+            }
+            _ => {
+                if let Some(Expect::Catalogue(asking)) = self.expected.front_mut() {
+                    asking.answer(frame).map_err(|error| error.to_string())?;
+                }
+            }
         }
-        if let Some(Expect::Prepare(_)) = self.expected.front()
-            && let Some(Expect::Prepare(mut running)) = self.expected.pop_front()
-        {
+        Ok(())
+    }
+
+    fn step_done(&mut self, frame: &Frame) -> Result<(), String> {
+        let whose = match (frame.kind(), self.expected.pop_front()) {
+            (b'1', Some(Expect::Step(Step::Parse(_), whose)))
+            | (b'2', Some(Expect::Step(Step::Bind(_), whose)))
+            | (b'3', Some(Expect::Step(Step::Close(_), whose))) => whose,
+            (kind, _) => {
+                return Err(format!(
+                    "the target sent {:?} at the wrong time",
+                    char::from(kind)
+                ));
+            }
+        };
+        if let Whose::Own(mut running) = whose {
             running.detail = "PREPARE".into();
             running.finish();
         }
         self.plain(frame, NoData::Description);
+        Ok(())
+    }
+
+    /// The parameters of a statement; its columns follow.
+    fn parameters(&mut self, frame: &Frame) -> Result<(), String> {
+        let Some(Expect::Step(Step::DescribeStatement(_), _)) = self.expected.front() else {
+            return Err("the target described parameters that nobody asked about".into());
+        };
+        self.plain(frame, NoData::Description);
+        Ok(())
+    }
+
+    /// Whether a description has relations that are not known, though the session has made none.
+    fn is_puzzle(&self, frame: &Frame) -> Result<bool, String> {
+        let Schema {
+            protected, changed, ..
+        } = &self.schema;
+        if *changed || protected.is_empty() || frame.kind() != b'T' {
+            return Ok(false);
+        }
+        let columns = describe(frame).map_err(|error| format!("the target's description: {error}"))?;
+        Ok(has_unknown(&columns, protected))
     }
 
     /// A description of columns, or of their absence.
-    fn description(&mut self, frame: &Frame) -> Result<(), String> {
+    pub(super) fn description(&mut self, frame: &Frame) -> Result<(), String> {
         let columns = if frame.kind() == b'T' {
             Some(describe(frame).map_err(|error| format!("the target's description: {error}"))?)
         } else {
             None
         };
-        match self.expected.front_mut() {
-            Some(Expect::Describe(described) | Expect::OwnDescribe(described)) => {
-                *described.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Arc::new(columns.unwrap_or_default()));
-            }
-            Some(Expect::Query(running)) => {
-                let columns = columns.ok_or("the target sent NoData in a simple query")?;
-                let outputs = running.text.script.statements.get(running.at).map(|s| &s.outputs);
-                running.columns = Some(plan(&columns, None, outputs, &self.protected));
+        if let Some(Expect::Query(running)) = self.expected.front_mut() {
+            let columns = columns.ok_or("the target sent NoData in a simple query")?;
+            let lineage = running.lineage.get(running.at).unwrap_or(&Lineage::Unknown);
+            let sources = sources(&self.schema, lineage);
+            running.columns = Some(plan(&columns, None, &sources));
+            self.plain(frame, NoData::Description);
+            return Ok(());
+        }
+        match self.expected.pop_front() {
+            Some(Expect::Step(Step::DescribeStatement(described) | Step::DescribePortal(described), _)) => {
+                keep(&described, columns.unwrap_or_default());
                 self.plain(frame, NoData::Description);
-                return Ok(());
+                Ok(())
+            }
+            Some(Expect::OwnDescribe(described)) => {
+                keep(&described, columns.unwrap_or_default());
+                Ok(())
             }
             Some(
-                Expect::Execute(_)
-                | Expect::Prepare(_)
+                Expect::Query(_)
+                | Expect::Execute(_)
+                | Expect::Step(Step::Parse(_) | Step::Bind(_) | Step::Close(_), _)
                 | Expect::Sync
                 | Expect::Refused(_)
-                | Expect::RefusedQuery(_),
+                | Expect::RefusedQuery(_)
+                | Expect::Catalogue(_),
             )
-            | None => return Err("the target described what nobody asked about".into()),
+            | None => Err("the target described what nobody asked about".into()),
         }
-        if let Some(Expect::Describe(_)) = self.expected.pop_front() {
-            self.plain(frame, NoData::Description);
-        }
-        Ok(())
     }
 
     /// A run of rows.
@@ -135,9 +192,9 @@ impl Relay<'_> {
         if running.columns.is_none() {
             let described = running.described.iter().find_map(known);
             let columns = described.ok_or("the target sent rows without a description")?;
-            let outputs = running.text.script.statements.first().map(|s| &s.outputs);
+            let lineage = running.lineage.first().unwrap_or(&Lineage::Unknown);
             let formats = running.formats.as_deref().map(Vec::as_slice);
-            running.columns = Some(plan(&columns, formats, outputs, &self.protected));
+            running.columns = Some(plan(&columns, formats, &sources(&self.schema, lineage)));
         }
         let columns = running.columns.as_deref().unwrap_or_default();
         let mut counts = MaskCounts::default();
@@ -145,153 +202,39 @@ impl Relay<'_> {
             .in_flight
             .plan
             .apply(Rows { frames, columns }, &mut counts);
-        running.rows = running.rows.saturating_add(count_rows(frames));
-        running.bytes = running.bytes.saturating_add(frames.len() as u64);
-        running.masked.merge(&counts);
-        let over = running
-            .in_flight
-            .limits
-            .max_rows
-            .is_some_and(|max| running.rows > max);
-        if over {
-            let refusal = Refusal::new(
-                RefusalKind::Limit,
-                "The answer has more rows than a policy lets this principal read.",
-                "Ask for fewer rows (LIMIT).",
-            );
-            self.fatal(&refusal);
+        count(running, count_rows(frames), frames.len(), &counts);
+        if running.over() {
+            self.too_many_rows();
             return Ok(());
         }
         self.to_process.answer(masked);
         Ok(())
     }
 
-    fn complete(&mut self, frame: &Frame) {
-        let tag = if frame.kind() == b'C' {
-            frame.fields().text().unwrap_or_default()
-        } else {
-            ""
-        };
-        match self.expected.front_mut() {
-            Some(Expect::Query(running)) => {
-                running.detail = tag.to_owned();
-                running.at += 1;
-                running.columns = None;
-            }
-            Some(Expect::Execute(_)) => {
-                if let Some(Expect::Execute(mut running)) = self.expected.pop_front() {
-                    running.detail = tag.to_owned();
-                    running.finish();
-                }
-            }
-            Some(
-                Expect::Prepare(_)
-                | Expect::Describe(_)
-                | Expect::OwnDescribe(_)
-                | Expect::Sync
-                | Expect::Refused(_)
-                | Expect::RefusedQuery(_),
-            )
-            | None => {}
-        }
-        self.plain(frame, NoData::ProtocolState);
+    fn too_many_rows(&mut self) {
+        let refusal = Refusal::new(
+            RefusalKind::Limit,
+            "The answer has more rows than a policy lets this principal read.",
+            "Ask for fewer rows (LIMIT).",
+        );
+        self.fatal(&refusal);
     }
 
-    fn ready(&mut self, frame: &Frame) -> Result<(), String> {
-        self.status = frame.body().first().copied().unwrap_or(b'E');
-        match self.expected.pop_front() {
-            Some(Expect::Query(running)) => {
-                if running.failed {
-                    self.forget(&running.prepares);
-                }
-                running.finish();
-            }
-            Some(Expect::Sync | Expect::RefusedQuery(_)) => {}
-            Some(
-                Expect::Execute(_)
-                | Expect::Prepare(_)
-                | Expect::Describe(_)
-                | Expect::OwnDescribe(_)
-                | Expect::Refused(_),
-            )
-            | None => return Err("the target is ready at the wrong time".into()),
-        }
-        self.plain(frame, NoData::ProtocolState);
-        Ok(())
-    }
-
-    fn error(&mut self, frame: &Frame) {
-        match self.expected.front_mut() {
-            Some(Expect::Query(running)) => {
-                note_error(running, frame);
-                self.diagnostics(frame);
-            }
-            Some(Expect::RefusedQuery(refusal)) => match refusal.take() {
-                Some(refusal) => self.to_process.refuse(&Severity::Error, &refusal),
-                None => self.diagnostics(frame),
-            },
-            Some(Expect::Refused(_)) => {
-                if let Some(Expect::Refused(refusal)) = self.expected.pop_front() {
-                    self.to_process.refuse(&Severity::Error, &refusal);
-                }
-                self.skip();
-            }
-            Some(Expect::Execute(_) | Expect::Prepare(_)) => {
-                if let Some(Expect::Execute(mut running) | Expect::Prepare(mut running)) =
-                    self.expected.pop_front()
-                {
-                    note_error(&mut running, frame);
-                    if !running.confirmed {
-                        self.forget(&running.prepares);
-                    }
-                    running.finish();
-                }
-                self.diagnostics(frame);
-                self.skip();
-            }
-            Some(Expect::Describe(_) | Expect::OwnDescribe(_)) => {
-                // Asked within a unit: its operation follows in the queue and failed with it.
-                self.expected.pop_front();
-                self.diagnostics(frame);
-                self.skip();
-            }
-            // Between statements: the server ends the session.
-            Some(Expect::Sync) | None => self.diagnostics(frame),
-        }
-    }
-
-    /// The server skips everything up to the next `Sync`.
-    fn skip(&mut self) {
-        while let Some(next) = self.expected.front() {
-            if matches!(next, Expect::Sync) {
-                return;
-            }
-            match self.expected.pop_front() {
-                Some(Expect::Execute(running) | Expect::Prepare(running) | Expect::Query(running)) => {
-                    if !running.confirmed {
-                        self.forget(&running.prepares);
-                    }
-                    running.skipped();
-                }
-                Some(
-                    Expect::Describe(_)
-                    | Expect::OwnDescribe(_)
-                    | Expect::Sync
-                    | Expect::Refused(_)
-                    | Expect::RefusedQuery(_),
-                )
-                | None => {}
-            }
-        }
-        self.skipping = true;
-        self.gathered.clear();
-    }
-
-    /// An error or notice of the target, masked as the operation that it belongs to.
-    fn diagnostics(&mut self, frame: &Frame) {
+    /// An error or notice of the target, masked as if nothing were revealed.
+    pub(super) fn diagnostics(&mut self, frame: &Frame) {
+        let text = self.expected.iter().find_map(|expect| match expect {
+            Expect::Query(running) | Expect::Execute(running) => Some(running.text.text.as_str()),
+            Expect::Step(_, Whose::Own(running)) => Some(running.text.text.as_str()),
+            Expect::Step(_, Whose::Nobody | Whose::Execute)
+            | Expect::OwnDescribe(_)
+            | Expect::Sync
+            | Expect::Refused(_)
+            | Expect::RefusedQuery(_)
+            | Expect::Catalogue(_) => None,
+        });
         let content = Diagnostics {
             frame,
-            hide_keys: !self.protected.is_empty(),
+            statement: (!self.schema.protected.is_empty()).then(|| text.unwrap_or_default()),
         };
         let mut counts = MaskCounts::default();
         let plan = self.session.masks_nothing_revealed();
@@ -299,26 +242,52 @@ impl Relay<'_> {
     }
 
     /// A setting that the server reports. Those that change how texts are read must not change.
-    fn parameter(&mut self, frame: &Frame) {
-        let mut fields = frame.fields();
-        let (name, value) = (
-            fields.text().unwrap_or_default(),
-            fields.text().unwrap_or_default(),
-        );
-        let wrong = match name {
-            "standard_conforming_strings" => value != "on",
-            "client_encoding" => !value.eq_ignore_ascii_case("UTF8"),
-            _ => false,
-        };
-        if wrong {
+    fn setting(&mut self, frame: &Frame) {
+        if let Err(what) = super::login::check_report(frame) {
             let refusal = Refusal::new(
                 RefusalKind::NotUnderstood,
-                format!("The session set {name} to {value}, which Interdict cannot read statements under."),
+                format!("{what}, which Interdict cannot read statements under."),
                 "Leave standard_conforming_strings on and client_encoding UTF8.",
             );
             return self.fatal(&refusal);
         }
         self.plain(frame, NoData::ServerSetting);
+    }
+
+    /// The server takes copied data from here on, and swallows each `Sync` that it had not read before.
+    fn copy_in(&mut self, frame: &Frame) -> Result<(), String> {
+        match self.expected.front_mut() {
+            Some(Expect::Query(running)) => {
+                let copies = running.copies_in.as_mut();
+                copies.ok_or("the target copies in what nobody asked for")?.begun += 1;
+            }
+            Some(Expect::Execute(running)) => {
+                let copies = running.copies_in.as_mut();
+                let copies = copies.ok_or("the target copies in what nobody asked for")?;
+                copies.begun += 1;
+                let mut swallowed = if copies.ended > 0 {
+                    copies.swallowed
+                } else {
+                    usize::MAX
+                };
+                self.expected.retain(|expect| {
+                    let gone = swallowed > 0 && matches!(expect, Expect::Sync);
+                    swallowed -= usize::from(gone);
+                    !gone
+                });
+            }
+            Some(
+                Expect::Step(..)
+                | Expect::OwnDescribe(_)
+                | Expect::Sync
+                | Expect::Refused(_)
+                | Expect::RefusedQuery(_)
+                | Expect::Catalogue(_),
+            )
+            | None => return Err("the target copies in what nobody asked for".into()),
+        }
+        self.plain(frame, NoData::ProtocolState);
+        Ok(())
     }
 
     fn copy_out(&mut self, frame: &Frame) -> Result<(), String> {
@@ -331,7 +300,7 @@ impl Relay<'_> {
             self.fatal(&refusal);
             return Ok(());
         }
-        if !self.protected.is_empty() {
+        if !self.schema.protected.is_empty() {
             return Err("the target copies out of a database with protected columns".into());
         }
         self.plain(frame, NoData::ProtocolState);
@@ -344,22 +313,32 @@ impl Relay<'_> {
         };
         let mut counts = MaskCounts::default();
         let masked: Masked<BytesMut> = running.in_flight.plan.apply(Copied(frame), &mut counts);
-        running.rows = running.rows.saturating_add(1);
-        running.bytes = running.bytes.saturating_add(frame.bytes().len() as u64);
-        running.masked.merge(&counts);
+        count(running, 1, frame.bytes().len(), &counts);
+        if running.over() {
+            self.too_many_rows();
+            return Ok(());
+        }
         self.to_process.answer(masked);
         Ok(())
     }
 }
 
-fn note_error(running: &mut Running, frame: &Frame) {
-    running.failed = true;
-    let mut fields = frame.fields();
-    while let (Ok(kind), Ok(text)) = (fields.u8(), fields.text()) {
-        if kind == b'C' {
-            running.detail = text.to_owned();
-        }
+fn sources<'a>(schema: &'a Schema<'_>, lineage: &'a Lineage) -> Sources<'a> {
+    Sources {
+        lineage,
+        protected: &schema.protected,
+        changed: schema.changed,
     }
+}
+
+fn keep(described: &Described, columns: Vec<super::columns::Column>) {
+    *described.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(columns));
+}
+
+fn count(running: &mut Running, rows: u64, bytes: usize, masked: &MaskCounts) {
+    running.rows = running.rows.saturating_add(rows);
+    running.bytes = running.bytes.saturating_add(bytes as u64);
+    running.masked.merge(masked);
 }
 
 /// How many bytes at the start are whole `DataRow` frames.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use crate::connection::tls::UpstreamVerifier;
@@ -38,6 +39,10 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn set(&self, waits: bool) {
         self.waits.store(waits, Ordering::SeqCst);
+        if !waits {
+            // A wish that came too late for this statement is not one for the next.
+            let _late = self.cancelled.notified().now_or_never();
+        }
     }
 
     pub(super) async fn cancelled(&self) {

@@ -1,35 +1,64 @@
 //! Which columns of a database are protected, by the numbers that the server itself gives to result columns, so that no
-//! alias evades a rule. Asked over a connection of the agent's own.
+//! alias evades a rule. Asked over a connection of the agent's own when a session begins, and within the session after
+//! it has changed the schema.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use postgres_protocol::message::frontend;
+use bytes::{Bytes, BytesMut};
 
 use crate::config::ColumnClass;
 use crate::model::DataClass;
 use crate::session::AgentSpeech;
 
+use super::frame::{Frame, put_text, write};
 use super::login::{LoggedIn, LoginError, next, say};
+use super::sql::{Outputs, read};
 
-/// How long an answer is believed: a table that is made anew gets new numbers.
-const BELIEVED: Duration = Duration::from_secs(30);
+/// How long an answer is believed: others may change the schema too.
+pub(super) const BELIEVED: Duration = Duration::from_secs(30);
+/// Numbers below are the system's own relations (`FirstNormalObjectId`).
+const FIRST_USER_RELATION: u32 = 16_384;
+/// Views over views that are followed.
+const MAX_ROUNDS: usize = 64;
 
 /// The protected columns of one database.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Protected {
-    /// By table number and column number, views that use a protected column included (with all their columns).
+    /// By relation number and column number.
     columns: HashMap<(u32, i16), DataClass>,
     /// By column name, for expressions.
     names: BTreeMap<String, DataClass>,
+    /// Tables that were looked at.
+    tables: HashSet<u32>,
+    /// Views that were looked at.
+    views: HashSet<u32>,
+}
+
+/// What is known of a result column that the server traced to a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin<'a> {
+    /// It is protected.
+    Class(&'a DataClass),
+    /// It is not.
+    Clean,
+    /// It was not when the view was looked at; a view can change behind its number.
+    View,
+    /// The relation was made since.
+    Unknown,
 }
 
 impl Protected {
-    /// The class of a result column that the server traced to a table column.
-    pub(super) fn class(&self, table: u32, column: i16) -> Option<&DataClass> {
-        self.columns.get(&(table, column))
+    /// What is known of column `column` of relation `table`.
+    pub(super) fn origin(&self, table: u32, column: i16) -> Origin<'_> {
+        match self.columns.get(&(table, column)) {
+            Some(class) => Origin::Class(class),
+            None if table < FIRST_USER_RELATION || self.tables.contains(&table) => Origin::Clean,
+            None if self.views.contains(&table) => Origin::View,
+            None => Origin::Unknown,
+        }
     }
 
     /// The class of an expression over columns of these names.
@@ -40,7 +69,7 @@ impl Protected {
         names.into_iter().find_map(|name| self.names.get(name))
     }
 
-    /// Any class: for an expression over whole rows.
+    /// Any class: for what may hold anything.
     pub(super) fn any(&self) -> Option<&DataClass> {
         self.names.values().next()
     }
@@ -50,16 +79,10 @@ impl Protected {
         self.names.is_empty()
     }
 
-    /// The rules by name alone, for what has no numbers yet.
-    fn by_name(rules: &[ColumnClass]) -> Self {
-        let names = rules
-            .iter()
-            .map(|rule| (rule.column.clone(), rule.class.clone()))
-            .collect();
-        Self {
-            columns: HashMap::new(),
-            names,
-        }
+    fn protect(&mut self, relation: u32, number: i16, name: &str, class: &DataClass) -> bool {
+        let new = self.columns.insert((relation, number), class.clone()).is_none();
+        self.names.entry(name.to_owned()).or_insert_with(|| class.clone());
+        new
     }
 }
 
@@ -72,6 +95,7 @@ type Known = (Instant, Arc<Protected>);
 #[derive(Debug, Default)]
 pub struct Catalogues {
     known: Mutex<HashMap<Place, Known>>,
+    changes: AtomicU64,
 }
 
 impl Catalogues {
@@ -90,77 +114,204 @@ impl Catalogues {
             (Instant::now(), protected),
         );
     }
+
+    /// A session has changed a schema: every session looks again.
+    pub(super) fn changed(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often a schema was changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
 }
 
-/// Asks the server for the numbers of the columns that `rules` name.
+/// Asks the server, outside a session.
 ///
 /// # Errors
 /// Where the answer is not one: then nobody may be shown anything.
 pub(super) async fn ask(session: &mut LoggedIn, rules: &[ColumnClass]) -> Result<Protected, LoginError> {
-    let mut protected = Protected::by_name(rules);
-    let mut out = BytesMut::new();
-    frontend::query(&question(rules), &mut out)?;
-    say(&mut session.stream, AgentSpeech::start_up(out.freeze())).await?;
+    let mut asking = Asking::new(rules);
+    say(&mut session.stream, AgentSpeech::start_up(asking.query())).await?;
     loop {
         let frame = next(&mut session.stream, &mut session.rest).await?;
         match frame.kind() {
-            b'D' => {
-                let mut fields = frame.fields();
-                let cells = fields.count()?;
-                let mut row = Vec::with_capacity(cells);
-                for _ in 0..cells {
-                    let text = fields
-                        .value()?
-                        .and_then(|v| std::str::from_utf8(v).ok())
-                        .unwrap_or_default();
-                    row.push(text.to_owned());
-                }
-                add(&mut protected, rules, &row)?;
-            }
             b'E' => return Err(LoginError::Refused(frame)),
-            b'Z' => return Ok(protected),
-            _ => {}
+            b'Z' => return Ok(asking.finish()),
+            _ => asking.answer(&frame)?,
         }
     }
 }
 
-/// One row: table, column, name, and the number of the rule.
-fn add(protected: &mut Protected, rules: &[ColumnClass], row: &[String]) -> Result<(), LoginError> {
-    let wrong = || LoginError::Exchange("the catalogue's answer is not understood".into());
-    let [table, column, name, rule] = row else {
-        return Err(wrong());
-    };
-    let rule: usize = rule.parse().map_err(|_number| wrong())?;
-    let class = &rules.get(rule).ok_or_else(wrong)?.class;
-    let table = table.parse().map_err(|_number| wrong())?;
-    let column = column.parse().map_err(|_number| wrong())?;
-    protected
-        .columns
-        .entry((table, column))
-        .or_insert_with(|| class.clone());
-    protected
-        .names
-        .entry(name.clone())
-        .or_insert_with(|| class.clone());
-    Ok(())
+/// A question to the catalogue, and what was answered so far.
+pub(super) struct Asking {
+    rules: Vec<ColumnClass>,
+    found: Protected,
+    views: HashMap<u32, View>,
 }
 
-/// The columns that the rules name, and every column of every view (and view over views) that uses one, and of every
-/// table that inherits one.
+/// A view that may show a protected column.
+#[derive(Default)]
+struct View {
+    columns: Vec<(i16, String, usize)>,
+    /// `None` where its query is not understood.
+    outputs: Option<Outputs>,
+}
+
+impl Asking {
+    pub(super) fn new(rules: &[ColumnClass]) -> Self {
+        Self {
+            rules: rules.to_vec(),
+            found: Protected::default(),
+            views: HashMap::new(),
+        }
+    }
+
+    /// The question, as a simple query.
+    pub(super) fn query(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        write(&mut out, b'Q', |out| put_text(out, &question(&self.rules)));
+        out.freeze()
+    }
+
+    /// Takes one message of the answer.
+    ///
+    /// # Errors
+    /// Where a row is not one that was asked for.
+    pub(super) fn answer(&mut self, frame: &Frame) -> Result<(), LoginError> {
+        if frame.kind() != b'D' {
+            return Ok(());
+        }
+        let mut fields = frame.fields();
+        let cells = fields.count()?;
+        let mut row = Vec::with_capacity(cells);
+        for _ in 0..cells {
+            let value = fields.value()?.unwrap_or_default();
+            row.push(std::str::from_utf8(value).map_err(|_encoding| wrong())?);
+        }
+        self.row(&row)
+    }
+
+    fn row(&mut self, row: &[&str]) -> Result<(), LoginError> {
+        match *row {
+            ["column", relation, kind, number, name, rule] => {
+                let rule: usize = rule.parse().map_err(|_number| wrong())?;
+                let class = self.rules.get(rule).ok_or_else(wrong)?.class.clone();
+                let relation = relation.parse().map_err(|_number| wrong())?;
+                let number = number.parse().map_err(|_number| wrong())?;
+                if matches!(kind, "v" | "m") {
+                    let view = self.views.entry(relation).or_default();
+                    view.columns.push((number, name.to_owned(), rule));
+                } else {
+                    self.found.protect(relation, number, name, &class);
+                }
+            }
+            ["view", relation, query] => {
+                let relation = relation.parse().map_err(|_number| wrong())?;
+                self.views.entry(relation).or_default().outputs = outputs(query);
+            }
+            ["relation", relation, kind] => {
+                let relation = relation.parse().map_err(|_number| wrong())?;
+                if matches!(kind, "v" | "m") {
+                    self.found.views.insert(relation);
+                } else {
+                    self.found.tables.insert(relation);
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// What is protected: of a view, the columns that a protected one is behind.
+    pub(super) fn finish(self) -> Protected {
+        let Self {
+            rules,
+            mut found,
+            views,
+        } = self;
+        for rule in &rules {
+            found
+                .names
+                .entry(rule.column.clone())
+                .or_insert_with(|| rule.class.clone());
+        }
+        for round in 0.. {
+            let mut changed = false;
+            for (relation, view) in &views {
+                for (number, name, rule) in &view.columns {
+                    let of_rule = rules.get(*rule).map(|r| &r.class);
+                    let behind = match &view.outputs {
+                        Some(outputs) if !outputs.whole_rows && round < MAX_ROUNDS => {
+                            usize::try_from(*number)
+                                .ok()
+                                .and_then(|n| n.checked_sub(1))
+                                .and_then(|n| found.class_of_names(outputs.behind(n)))
+                        }
+                        _ => of_rule,
+                    };
+                    if let Some(class) = behind.cloned() {
+                        changed |= found.protect(*relation, *number, name, &class);
+                    }
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        found
+    }
+}
+
+fn wrong() -> LoginError {
+    LoginError::Exchange("the catalogue's answer is not understood".into())
+}
+
+fn outputs(query: &str) -> Option<Outputs> {
+    let script = read(query).ok()?;
+    match <[_; 1]>::try_from(script.statements) {
+        Ok([statement]) if statement.facts.kind.0 == "SELECT" => Some(statement.outputs),
+        _ => None,
+    }
+}
+
+/// The server's own statistics hold values of columns.
+const STATISTICS: [(&str, &str); 12] = [
+    ("pg_stats", "most_common_vals"),
+    ("pg_stats", "histogram_bounds"),
+    ("pg_stats", "most_common_elems"),
+    ("pg_stats_ext", "most_common_vals"),
+    ("pg_stats_ext_exprs", "most_common_vals"),
+    ("pg_stats_ext_exprs", "histogram_bounds"),
+    ("pg_statistic", "stavalues1"),
+    ("pg_statistic", "stavalues2"),
+    ("pg_statistic", "stavalues3"),
+    ("pg_statistic", "stavalues4"),
+    ("pg_statistic", "stavalues5"),
+    ("pg_statistic_ext_data", "stxdmcv"),
+];
+
+/// The columns that the rules name; every column of every view (and view over views) that uses one, with the views'
+/// queries; the same column of every table that inherits one; and every relation that there is.
 fn question(rules: &[ColumnClass]) -> String {
-    let rows: Vec<String> = rules
+    let named = rules
         .iter()
         .enumerate()
-        .map(|(at, r)| {
+        .map(|(at, r)| (r.schema.as_str(), r.table.as_str(), r.column.as_str(), at));
+    let statistics = STATISTICS.iter().map(|(t, c)| ("pg_catalog", *t, *c, 0));
+    let rows: Vec<String> = named
+        .chain(statistics)
+        .map(|(schema, table, column, at)| {
             format!(
                 "({}, {}, {}, {at})",
-                literal(&r.schema),
-                literal(&r.table),
-                literal(&r.column)
+                literal(schema),
+                literal(table),
+                literal(column)
             )
         })
         .collect();
-    format!(
+    let tainted = format!(
         "WITH RECURSIVE rule(s, t, c, n) AS (VALUES {}), \
          tainted(rel, att, n) AS ( \
            SELECT a.attrelid, a.attnum, r.n FROM rule r \
@@ -178,10 +329,20 @@ fn question(rules: &[ColumnClass]) -> String {
              SELECT i.inhrelid, ca.attnum, t.n FROM pg_catalog.pg_inherits i \
                JOIN pg_catalog.pg_attribute pa ON pa.attrelid = t.rel AND pa.attnum = t.att \
                JOIN pg_catalog.pg_attribute ca ON ca.attrelid = i.inhrelid AND ca.attname = pa.attname \
-              WHERE i.inhparent = t.rel) x) \
-         SELECT t.rel::pg_catalog.int8, t.att, a.attname, t.n FROM tainted t \
-           JOIN pg_catalog.pg_attribute a ON a.attrelid = t.rel AND a.attnum = t.att",
+              WHERE i.inhparent = t.rel) x)",
         rows.join(", ")
+    );
+    // The system's own views depend on nothing that is recorded: their columns are listed above, and are all.
+    format!(
+        "{tainted} SELECT 'column', t.rel::pg_catalog.int8, CASE WHEN t.rel::pg_catalog.int8 < {FIRST_USER_RELATION} \
+           THEN 'r' ELSE k.relkind::pg_catalog.text END, t.att, a.attname, t.n \
+           FROM tainted t JOIN pg_catalog.pg_class k ON k.oid = t.rel \
+           JOIN pg_catalog.pg_attribute a ON a.attrelid = t.rel AND a.attnum = t.att; \
+         {tainted} SELECT 'view', v.rel::pg_catalog.int8, pg_catalog.pg_get_viewdef(v.rel) \
+           FROM (SELECT DISTINCT rel FROM tainted) v JOIN pg_catalog.pg_class k ON k.oid = v.rel \
+           WHERE k.relkind IN ('v', 'm') AND v.rel::pg_catalog.int8 >= {FIRST_USER_RELATION}; \
+         SELECT 'relation', k.oid::pg_catalog.int8, k.relkind::pg_catalog.text FROM pg_catalog.pg_class k \
+           WHERE k.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 't') AND k.oid::pg_catalog.int8 >= {FIRST_USER_RELATION}"
     )
 }
 
@@ -197,17 +358,71 @@ fn literal(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn rule(schema: &str, table: &str, column: &str) -> ColumnClass {
+        ColumnClass {
+            schema: schema.into(),
+            table: table.into(),
+            column: column.into(),
+            class: "pii.name".parse().expect("class"),
+        }
+    }
+
     #[test]
     fn names_are_quoted_and_the_question_is_read_only() {
-        let class: DataClass = "pii.email".parse().expect("class");
-        let rule = ColumnClass {
-            schema: "s'".into(),
-            table: "t\\".into(),
-            column: "c".into(),
-            class,
-        };
-        let script = super::super::sql::read(&question(&[rule])).expect("PostgreSQL accepts it");
-        assert_eq!(script.statements.len(), 1);
-        assert!(!script.statements[0].facts.actions.iter().any(|a| a.changes()));
+        let script = read(&question(&[rule("s'", "t\\", "c")])).expect("PostgreSQL accepts it");
+        assert_eq!(script.statements.len(), 3);
+        for statement in script.statements {
+            assert!(!statement.facts.actions.iter().any(|a| a.changes()));
+        }
+    }
+
+    fn learnt(rows: &[&[&str]]) -> Protected {
+        let mut asking = Asking::new(&[rule("public", "customers", "name")]);
+        for row in rows {
+            asking.row(row).expect("understood");
+        }
+        asking.finish()
+    }
+
+    #[test]
+    fn of_a_view_only_what_a_protected_column_is_behind_is_protected() {
+        let found = learnt(&[
+            &["column", "20000", "r", "2", "name", "0"],
+            &["column", "20001", "v", "1", "id", "0"],
+            &["column", "20001", "v", "2", "who", "0"],
+            &[
+                "view",
+                "20001",
+                " SELECT customers.id, upper(customers.name) AS who FROM customers;",
+            ],
+            &["column", "20002", "v", "1", "x", "0"],
+            &["view", "20002", " SELECT people.who AS x FROM people;"],
+            &["column", "20003", "v", "1", "y", "0"],
+            &["view", "20003", "not understood"],
+            &["relation", "20000", "r"],
+            &["relation", "20001", "v"],
+            &["relation", "20009", "p"],
+        ]);
+        let protects = |relation, column| matches!(found.origin(relation, column), Origin::Class(_));
+        assert!(protects(20_000, 2) && protects(20_001, 2) && protects(20_002, 1) && protects(20_003, 1));
+        assert_eq!(found.origin(20_000, 1), Origin::Clean);
+        assert_eq!(found.origin(20_001, 1), Origin::View);
+        assert_eq!(found.origin(20_009, 1), Origin::Clean);
+        assert_eq!(found.origin(20_010, 1), Origin::Unknown);
+        assert_eq!(found.origin(1_259, 1), Origin::Clean);
+        assert!(found.class_of_names([&"x".to_owned()]).is_some());
+        assert!(found.class_of_names([&"id".to_owned()]).is_none());
+    }
+
+    #[test]
+    fn an_answer_that_was_not_asked_for_is_an_error() {
+        let mut asking = Asking::new(&[rule("public", "customers", "name")]);
+        for row in [
+            &["relation"][..],
+            &["column", "1", "r", "x", "name", "0"],
+            &["column", "1", "r", "1", "name", "7"],
+        ] {
+            assert!(asking.row(row).is_err(), "{row:?}");
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::model::DataClass;
 
-use super::catalogue::Protected;
+use super::catalogue::{Origin, Protected};
 use super::frame::{Frame, FrameError};
-use super::sql::Outputs;
+use super::meaning::Lineage;
 
 /// One column of a `RowDescription`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,13 +84,18 @@ pub(super) struct ColumnPlan {
     pub(super) binary: bool,
 }
 
+/// What a plan is made from, beside the columns.
+pub(super) struct Sources<'a> {
+    /// Where expressions come from.
+    pub(super) lineage: &'a Lineage,
+    /// What is protected.
+    pub(super) protected: &'a Protected,
+    /// Whether the session has changed the schema since that was learnt: then views may be other views by now.
+    pub(super) changed: bool,
+}
+
 /// The plan for every column: declared classes by the server's numbers, inherited ones by lineage.
-pub(super) fn plan(
-    columns: &[Column],
-    formats: Option<&[i16]>,
-    outputs: Option<&Outputs>,
-    protected: &Protected,
-) -> Vec<ColumnPlan> {
+pub(super) fn plan(columns: &[Column], formats: Option<&[i16]>, sources: &Sources<'_>) -> Vec<ColumnPlan> {
     let format = |at: usize, described: i16| match formats {
         None => described,
         Some([]) => 0,
@@ -101,30 +106,37 @@ pub(super) fn plan(
         .iter()
         .enumerate()
         .map(|(at, column)| ColumnPlan {
-            class: class(at, column, outputs, protected).cloned(),
+            class: class(at, column, sources).cloned(),
             shape: Shape::of(column.type_oid),
             binary: format(at, column.format) != 0,
         })
         .collect()
 }
 
-fn class<'a>(
-    at: usize,
-    column: &Column,
-    outputs: Option<&Outputs>,
-    protected: &'a Protected,
-) -> Option<&'a DataClass> {
+fn class<'a>(at: usize, column: &Column, sources: &Sources<'a>) -> Option<&'a DataClass> {
+    let protected = sources.protected;
     if protected.is_empty() {
         return None;
     }
     if column.table != 0 {
-        return protected.class(column.table, column.number);
+        return match protected.origin(column.table, column.number) {
+            Origin::Class(class) => Some(class),
+            Origin::Clean => None,
+            Origin::View if !sources.changed => None,
+            Origin::View | Origin::Unknown => protected.any(),
+        };
     }
-    match outputs {
+    match sources.lineage.outputs() {
         Some(outputs) => protected
             .class_of_names(outputs.behind(at))
             .or_else(|| outputs.whole_rows.then(|| protected.any()).flatten()),
         // Nothing is known of the expression: the worst is assumed.
         None => protected.any(),
     }
+}
+
+/// Whether a column is of a relation that was not there when the protected columns were learnt.
+pub(super) fn has_unknown(columns: &[Column], protected: &Protected) -> bool {
+    let unknown = |c: &Column| c.table != 0 && protected.origin(c.table, c.number) == Origin::Unknown;
+    !protected.is_empty() && columns.iter().any(unknown)
 }

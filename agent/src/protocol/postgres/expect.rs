@@ -5,34 +5,74 @@ use std::sync::Arc;
 use crate::model::{MaskCounts, Outcome, OutcomeStatus, Refusal};
 use crate::session::InFlight;
 
+use super::catalogue::Asking;
 use super::columns::ColumnPlan;
-use super::names::{Described, Text};
+use super::meaning::Lineage;
+use super::names::{Described, Text, Undo};
 
 /// One answer that the target owes.
 pub(super) enum Expect {
     /// A simple query: ends with `ReadyForQuery`.
     Query(Box<Running>),
-    /// An `Execute`: ends with its completion.
-    Execute(Box<Running>),
-    /// A batch that only prepares: ends with `ParseComplete`.
-    Prepare(Box<Running>),
-    /// A `Describe` of the process.
-    Describe(Described),
+    /// A step towards an operation: ends with its own completion.
+    Step(Step, Whose),
     /// A `Describe` of the agent: its answer is kept from the process.
     OwnDescribe(Described),
+    /// An `Execute`: ends with its completion.
+    Execute(Box<Running>),
     /// `ReadyForQuery` after a `Sync`.
     Sync,
     /// The error of the statement that stands in for a refused one, in a batch.
     Refused(Refusal),
     /// The same for a simple query: error, then `ReadyForQuery`.
     RefusedQuery(Option<Refusal>),
+    /// The agent's own question about protected columns: ends with `ReadyForQuery`, and is kept from the process.
+    Catalogue(Box<Asking>),
+}
+
+/// A message that prepares, describes or lets go.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// `Parse`.
+    Parse(Undo),
+    /// `Bind`.
+    Bind(Undo),
+    /// `Close`.
+    Close(Undo),
+    /// `Describe` of a statement: parameters, then columns.
+    DescribeStatement(Described),
+    /// `Describe` of a portal.
+    DescribePortal(Described),
+}
+
+/// Whose outcome ends with a step that fails.
+pub(super) enum Whose {
+    /// Nobody's: it is no operation.
+    Nobody,
+    /// The next `Execute`'s: the step is part of it.
+    Execute,
+    /// The step is the operation.
+    Own(Box<Running>),
+}
+
+/// Copies from the process. The server swallows each `Sync` and `Flush` that it reads during one.
+#[derive(Debug, Default)]
+pub(super) struct CopyIn {
+    /// How many have begun.
+    pub(super) begun: usize,
+    /// How many the process has ended; it may be ahead of the server.
+    pub(super) ended: usize,
+    /// How many `Sync` it had sent by then.
+    pub(super) swallowed: usize,
 }
 
 /// An operation that runs on the target.
 pub(super) struct Running {
     pub(super) in_flight: InFlight,
-    /// The text, for the lineage of its results.
+    /// The text.
     pub(super) text: Arc<Text>,
+    /// Where the results of each of its statements come from.
+    pub(super) lineage: Vec<Lineage>,
     /// Which statement of the text answers now.
     pub(super) at: usize,
     /// Where its description will be: the portal's, or the statement's.
@@ -41,10 +81,10 @@ pub(super) struct Running {
     pub(super) formats: Option<Arc<Vec<i16>>>,
     /// What is done with each column of the result that arrives now.
     pub(super) columns: Option<Vec<ColumnPlan>>,
-    /// Names that it prepares, and whether the server has confirmed them.
-    pub(super) prepares: Vec<String>,
-    /// See `prepares`.
-    pub(super) confirmed: bool,
+    /// Names that its statements give, by statement.
+    pub(super) undos: Vec<(usize, Undo)>,
+    /// The copy from the process, where it is one.
+    pub(super) copies_in: Option<CopyIn>,
     /// Rows shown.
     pub(super) rows: u64,
     /// Bytes shown.
@@ -60,6 +100,21 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// What to take back after a failure: what the statement that failed and those after it would have named.
+    pub(super) fn take_undos(&mut self) -> impl Iterator<Item = Undo> + use<> {
+        let at = self.at;
+        let undos = std::mem::take(&mut self.undos);
+        undos
+            .into_iter()
+            .filter(move |(i, _)| *i >= at)
+            .map(|(_, undo)| undo)
+    }
+
+    /// Whether it has shown more rows than it may.
+    pub(super) fn over(&self) -> bool {
+        self.in_flight.limits.max_rows.is_some_and(|max| self.rows > max)
+    }
+
     /// Records how it ended.
     pub(super) fn finish(self) {
         let status = if self.failed {
@@ -86,8 +141,11 @@ impl Running {
         in_flight.outcome.finish(outcome);
     }
 
-    /// Records that the server skipped it after an error before it.
-    pub(super) fn skipped(self) {
+    /// Records the end after an error in its batch: its own, or one before it, which made the server skip it.
+    pub(super) fn failed_or_skipped(self) {
+        if self.failed {
+            return self.finish();
+        }
         self.in_flight.outcome.finish(Outcome::bare(
             OutcomeStatus::Cancelled,
             "skipped after an error before it",

@@ -4,8 +4,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Longest frame from the process, in bytes.
 pub(super) const MAX_FROM_PROCESS: usize = 64 * 1024 * 1024;
-/// Longest frame from the target, in bytes (the server's own bound for a row is 1 GiB).
-pub(super) const MAX_FROM_TARGET: usize = 1024 * 1024 * 1024;
+/// Longest frame from the target, in bytes. The server's own bound for a row is 1 GiB; a row is in memory as a whole
+/// while it is masked.
+pub(super) const MAX_FROM_TARGET: usize = 256 * 1024 * 1024;
 /// Type byte and length.
 pub(super) const HEADER: usize = 5;
 

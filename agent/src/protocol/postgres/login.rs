@@ -33,6 +33,8 @@ pub(super) enum LoginError {
     Method(String),
     #[error("the target's log-in exchange is wrong: {0}")]
     Exchange(String),
+    #[error("{0}, which Interdict cannot read statements under")]
+    Setting(String),
     #[error("the target broke off: {0}")]
     Io(#[from] std::io::Error),
     /// The target's own error response, for the process (masked).
@@ -81,7 +83,10 @@ pub(super) async fn log_in(
     loop {
         let frame = next(&mut stream, &mut buffer).await?;
         match frame.kind() {
-            b'S' => reports.push(frame),
+            b'S' => {
+                check_report(&frame).map_err(LoginError::Setting)?;
+                reports.push(frame);
+            }
             b'K' => {
                 let mut fields = frame.fields();
                 cancel = (fields.u32()?, Bytes::copy_from_slice(fields.rest()));
@@ -104,6 +109,27 @@ pub(super) async fn log_in(
             }
         }
     }
+}
+
+/// Whether a reported setting lets the agent read texts as the server does.
+///
+/// # Errors
+/// A sentence about a setting that does not.
+pub(super) fn check_report(frame: &Frame) -> Result<(), String> {
+    let mut fields = frame.fields();
+    let (name, value) = (
+        fields.text().unwrap_or_default(),
+        fields.text().unwrap_or_default(),
+    );
+    let wrong = match name {
+        "standard_conforming_strings" => value != "on",
+        "client_encoding" => !value.eq_ignore_ascii_case("UTF8"),
+        _ => false,
+    };
+    if wrong {
+        return Err(format!("The session has {name} set to {value}"));
+    }
+    Ok(())
 }
 
 /// Dials, and asks for TLS where the target must have it.

@@ -1,15 +1,20 @@
 //! PostgreSQL, frontend/backend protocol 3 (PostgreSQL manual, chapter "Frontend/Backend Protocol").
 //!
 //! `serve` opens a session (`startup`, `login`), `relay` carries it: frames of the process become units (`unit`, `names`)
-//! that are judged, frames of the target become masked answers (`answers`, `response`).
+//! that are judged by what they do in this session (`requests`, `meaning`), frames of the target become masked answers
+//! (`answers`, `endings`, `response`, `diagnostics`).
 
 mod answers;
 mod cancel;
 mod catalogue;
 mod columns;
+mod diagnostics;
+mod endings;
 mod expect;
 mod frame;
+mod learn;
 mod login;
+mod meaning;
 mod names;
 mod refusal;
 mod relay;

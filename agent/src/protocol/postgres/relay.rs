@@ -4,37 +4,42 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf, split};
 
 use crate::connection::Stream;
-use crate::model::{Outcome, OutcomeStatus, Refusal};
+use crate::model::{Outcome, OutcomeStatus, Refusal, RefusalKind};
 use crate::session::{Downstream, Permit, Session, Upstream};
 
 use super::cancel::Registered;
-use super::catalogue::Protected;
-use super::expect::Expect;
-use super::frame::Frame;
+use super::catalogue::{BELIEVED, Protected};
+use super::expect::{Expect, Step};
+use super::frame::{Frame, MAX_FROM_PROCESS, frame_length};
+use super::learn::Learning;
+use super::login::LoginError;
 use super::names::Names;
 use super::requests::Waiting;
 use super::unit::Unit;
 
-/// Bytes that may wait in a buffer before its source is read no more.
+/// Bytes that may wait in a buffer before its source is read no more (a frame that is longer may be completed).
 const HIGH_WATER: usize = 1024 * 1024;
-/// Answers that may be outstanding before the process is read no more.
+/// Answers that may be outstanding before the process's requests are looked at no more.
 const MAX_OUTSTANDING: usize = 4096;
 /// Bytes that are read at once.
 const CHUNK: usize = 64 * 1024;
 
 /// A judgement that is being made.
 pub(super) type Judging<'s> = Pin<Box<dyn Future<Output = Result<Permit<Unit>, Refusal>> + Send + 's>>;
+/// A question about protected columns that is being asked beside the session.
+type Asking<'s> = Pin<Box<dyn Future<Output = Result<Arc<Protected>, LoginError>> + Send + 's>>;
 
 /// One session.
 pub(super) struct Relay<'s> {
     pub(super) session: &'s Session,
     pub(super) database: String,
-    pub(super) protected: Arc<Protected>,
+    pub(super) schema: Schema<'s>,
     pub(super) to_process: Downstream<WriteHalf<Stream>>,
     pub(super) to_target: Upstream<WriteHalf<Stream>>,
     from_process: ReadHalf<Stream>,
@@ -43,8 +48,12 @@ pub(super) struct Relay<'s> {
     pub(super) target_bytes: BytesMut,
     pub(super) registered: Registered,
     pub(super) names: Names,
+    /// A frame of the process that waits for those before it to be judged.
+    pub(super) next_frame: Option<Frame>,
     /// Frames of the unit that is being gathered.
-    pub(super) gathered: Vec<Frame>,
+    pub(super) gathered: Vec<(Frame, Step)>,
+    /// The unit that is being judged.
+    pub(super) waiting: Option<Box<Waiting>>,
     pub(super) expected: VecDeque<Expect>,
     /// After an error in a batch, the process's frames are dropped up to its next `Sync`, as the server does.
     pub(super) skipping: bool,
@@ -56,14 +65,47 @@ pub(super) struct Relay<'s> {
     pub(super) ending: Option<String>,
 }
 
+/// What the session knows of protected columns.
+pub(super) struct Schema<'s> {
+    pub(super) learning: Learning<'s>,
+    pub(super) protected: Arc<Protected>,
+    /// When that was learnt, and how often schemas had been changed by then.
+    pub(super) since: (Instant, u64),
+    /// Whether the session itself may have changed the schema since.
+    pub(super) changed: bool,
+    /// A description of relations that are not known: nothing is shown before they are.
+    pub(super) puzzle: Option<Frame>,
+}
+
+impl Schema<'_> {
+    /// Takes what was learnt just now.
+    pub(super) fn learnt(&mut self, protected: Arc<Protected>) {
+        self.protected = protected;
+        self.since = (Instant::now(), self.learning.legs.catalogues.changes());
+        self.changed = false;
+    }
+
+    /// Whether to ask again before the next request; in a transaction only after a change of its own, because the
+    /// first statement of a transaction must be the process's (`SET TRANSACTION`).
+    pub(super) fn is_stale(&self, status: u8) -> bool {
+        let (at, changes) = self.since;
+        let others = || at.elapsed() >= BELIEVED || changes != self.learning.legs.catalogues.changes();
+        !self.protected.is_empty()
+            && match status {
+                b'I' => self.changed || others(),
+                b'T' => self.changed,
+                _ => false,
+            }
+    }
+}
+
 impl<'s> Relay<'s> {
     pub(super) fn new(
         session: &'s Session,
         database: String,
-        protected: Arc<Protected>,
+        schema: Schema<'s>,
         process: Stream,
-        target: Stream,
-        target_bytes: BytesMut,
+        (target, target_bytes): (Stream, BytesMut),
         registered: Registered,
     ) -> Self {
         let (from_process, to_process) = split(process);
@@ -71,7 +113,7 @@ impl<'s> Relay<'s> {
         Self {
             session,
             database,
-            protected,
+            schema,
             to_process: Downstream::new(to_process),
             to_target: Upstream::new(to_target),
             from_process,
@@ -80,7 +122,9 @@ impl<'s> Relay<'s> {
             target_bytes,
             registered,
             names: Names::default(),
+            next_frame: None,
             gathered: Vec::new(),
+            waiting: None,
             expected: VecDeque::new(),
             skipping: false,
             status: b'I',
@@ -92,48 +136,48 @@ impl<'s> Relay<'s> {
 
     /// Carries the session to its end.
     pub(super) async fn run(&mut self) -> Outcome {
-        let mut judging: Option<(Judging<'s>, Box<Waiting>)> = None;
+        let mut judging: Option<Judging<'s>> = None;
+        let mut asking: Option<Asking<'s>> = None;
         let why = loop {
             if let Some(why) = self.ending.take() {
                 break why;
             }
             if judging.is_none() && self.expected.len() < MAX_OUTSTANDING {
                 match self.next_request().await {
-                    Ok(Some(started)) => {
-                        judging = Some(started);
-                        continue;
-                    }
-                    Ok(None) => {}
+                    Ok(started) => judging = started,
                     Err(why) => break why,
                 }
                 if self.ending.is_some() {
                     continue;
                 }
             }
+            if asking.is_none() && self.schema.puzzle.is_some() {
+                asking = Some(Box::pin(self.schema.learning.ask()));
+            }
             let judges = judging.is_some();
-            let room_up = self.process_bytes.len() < HIGH_WATER && self.to_target.buffered() < HIGH_WATER;
-            let room_down = self.to_process.buffered() < HIGH_WATER;
+            let room_up = self.room_up();
+            let room_down = self.to_process.buffered() < HIGH_WATER && asking.is_none();
             self.process_bytes.reserve(CHUNK / 4);
             self.target_bytes.reserve(CHUNK);
             tokio::select! {
-                judged = judgement(judging.as_mut()), if judges => {
-                    if let Some((_, waiting)) = judging.take() {
-                        self.judged(judged, *waiting);
-                    }
+                judged = ready(judging.as_mut()), if judges => {
+                    judging = None;
+                    self.judged(judged);
                 }
                 () = self.registered.held.cancelled(), if judges => {
-                    if let Some((_, waiting)) = judging.take() {
-                        let refusal = self.session.refuse_cancelled().await;
-                        self.judged(Err(refusal), *waiting);
-                    }
+                    judging = None;
+                    let refusal = self.session.refuse_cancelled().await;
+                    self.judged(Err(refusal));
+                }
+                learnt = ready(asking.as_mut()), if asking.is_some() => {
+                    asking = None;
+                    self.solved(learnt);
                 }
                 read = self.from_target.read_buf(&mut self.target_bytes), if room_down => match read {
                     Ok(0) => break "the target closed the connection".to_owned(),
                     Ok(n) => {
                         self.bytes_down = self.bytes_down.saturating_add(n as u64);
-                        if let Err(why) = self.answers() {
-                            break why;
-                        }
+                        self.answered();
                     }
                     Err(error) => break format!("the target broke off: {error}"),
                 },
@@ -156,6 +200,51 @@ impl<'s> Relay<'s> {
         };
         self.registered.held.set(false);
         self.end(why).await
+    }
+
+    /// Whether more of the process's bytes may wait: up to the high-water mark, or up to the end of one frame.
+    fn room_up(&self) -> bool {
+        let whole = match frame_length(&self.process_bytes, MAX_FROM_PROCESS) {
+            Ok(Some(length)) => length,
+            Ok(None) | Err(_) => 0,
+        };
+        self.process_bytes.len() < whole.max(HIGH_WATER) && self.to_target.buffered() < HIGH_WATER
+    }
+
+    /// Handles what has arrived from the target; what is not understood ends the session.
+    fn answered(&mut self) {
+        if let Err(what) = self.answers() {
+            let refusal = Refusal::new(
+                RefusalKind::NotUnderstood,
+                format!("The session cannot go on: {what}."),
+                "Connect again; report it if it comes again.",
+            );
+            self.fatal(&refusal);
+        }
+    }
+
+    /// The relations of a description are known now, or never.
+    fn solved(&mut self, learnt: Result<Arc<Protected>, LoginError>) {
+        let Some(frame) = self.schema.puzzle.take() else {
+            return;
+        };
+        match learnt {
+            Ok(protected) => {
+                self.schema.learnt(protected);
+                match self.description(&frame) {
+                    Ok(()) => self.answered(),
+                    Err(what) => self.ending = Some(what),
+                }
+            }
+            Err(error) => {
+                let refusal = Refusal::new(
+                    RefusalKind::Unreachable,
+                    format!("The target's catalogue cannot be asked which columns are protected: {error}."),
+                    "Connect again; tell whoever runs the agent if it comes again.",
+                );
+                self.fatal(&refusal);
+            }
+        }
     }
 
     /// Writes what is owed to both sides and closes them.
@@ -182,10 +271,10 @@ impl<'s> Relay<'s> {
     }
 }
 
-/// The judgement in progress; never ready where there is none.
-async fn judgement(judging: Option<&mut (Judging<'_>, Box<Waiting>)>) -> Result<Permit<Unit>, Refusal> {
-    match judging {
-        Some((future, _)) => future.await,
+/// What is being made; never ready where nothing is.
+async fn ready<T>(making: Option<&mut Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> T {
+    match making {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::model::{Action, MaskCounts, ParameterShown, Refusal, StatementFacts, StatementKind};
-use crate::session::{NeutralReason, Permit};
+use crate::session::{AgentSpeech, NeutralReason, Permit};
 
-use super::expect::{Expect, Running};
+use super::catalogue::Asking;
+use super::expect::{CopyIn, Expect, Running, Step, Whose};
 use super::frame::{self, Frame, MAX_FROM_PROCESS};
-use super::names::{Described, NameError, Text, known};
+use super::meaning::{Lineage, Meaning, empty, meaning};
+use super::names::{Described, NameError, Portal, Text, Undo, known};
 use super::relay::{Judging, Relay};
-use super::sql::{SessionEffect, Statement};
 use super::unit::{Passing, Unit, operation, refused_parse, refused_query};
 
 /// Frames that one unit may hold.
@@ -17,23 +18,66 @@ const MAX_UNIT_FRAMES: usize = 64;
 
 /// What is known of a unit while it is judged.
 pub(super) struct Waiting {
-    simple: bool,
+    form: Form,
     text: Arc<Text>,
+    steps: Vec<Step>,
+    own_describe: Option<Described>,
     described: Vec<Described>,
     formats: Option<Arc<Vec<i16>>>,
-    prepares: Vec<String>,
-    describes: Vec<Described>,
-    own_describe: Option<Described>,
-    prepare_only: bool,
+    lineage: Vec<Lineage>,
+    undos: Vec<(usize, Undo)>,
+    copies_in: bool,
+    changes_schema: bool,
     bytes_up: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Query,
+    Execute,
+    Prepare,
+}
+
+impl Waiting {
+    /// The changes of names that it would make, from the first to the last.
+    pub(super) fn take_undos(&mut self) -> Vec<Undo> {
+        let steps = std::mem::take(&mut self.steps).into_iter().filter_map(Step::undo);
+        let named = std::mem::take(&mut self.undos).into_iter().map(|(_, undo)| undo);
+        steps.chain(named).collect()
+    }
+}
+
+impl Step {
+    pub(super) fn undo(self) -> Option<Undo> {
+        match self {
+            Self::Parse(undo) | Self::Bind(undo) | Self::Close(undo) => Some(undo),
+            Self::DescribeStatement(_) | Self::DescribePortal(_) => None,
+        }
+    }
+}
+
 impl<'s> Relay<'s> {
-    /// Takes frames until a unit is complete and its judgement has begun; `None` when more bytes are needed.
-    pub(super) async fn next_request(&mut self) -> Result<Option<(Judging<'s>, Box<Waiting>)>, String> {
+    /// Takes frames until a unit is complete and its judgement has begun; `None` when more bytes, or answers of the
+    /// target, are needed.
+    pub(super) async fn next_request(&mut self) -> Result<Option<Judging<'s>>, String> {
         loop {
-            let taken = frame::take(&mut self.process_bytes, MAX_FROM_PROCESS);
-            let Some(frame) = taken.map_err(|error| format!("the process sent no frame: {error}"))? else {
+            let Some(kind) = self.next_kind() else {
+                return Ok(None);
+            };
+            if self.blocked() && !matches!(kind, b'd' | b'c' | b'f') {
+                if matches!(kind, b'S' | b'H') && self.copying() {
+                    // The server would ignore it.
+                    match self.take_frame()? {
+                        Some(_) => continue,
+                        None => return Ok(None),
+                    }
+                }
+                return Ok(None);
+            }
+            if self.ask_again() {
+                return Ok(None);
+            }
+            let Some(frame) = self.take_frame()? else {
                 return Ok(None);
             };
             match self.request(frame).await {
@@ -49,10 +93,67 @@ impl<'s> Relay<'s> {
         }
     }
 
-    async fn request(&mut self, frame: Frame) -> Result<Option<(Judging<'s>, Box<Waiting>)>, Stop> {
+    fn next_kind(&self) -> Option<u8> {
+        let waiting = self.next_frame.as_ref().map(Frame::kind);
+        waiting.or_else(|| self.process_bytes.first().copied())
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Frame>, String> {
+        if let Some(frame) = self.next_frame.take() {
+            return Ok(Some(frame));
+        }
+        frame::take(&mut self.process_bytes, MAX_FROM_PROCESS)
+            .map_err(|error| format!("the process sent no frame: {error}"))
+    }
+
+    /// Whether the end of a batch is outstanding. What comes after it is judged only then: before, nobody knows which
+    /// names the server has accepted, and under which settings it will read the next text.
+    fn blocked(&self) -> bool {
+        self.expected.iter().any(|expect| match expect {
+            Expect::Query(_) | Expect::Sync | Expect::RefusedQuery(_) | Expect::Catalogue(_) => true,
+            Expect::Step(..) | Expect::OwnDescribe(_) | Expect::Execute(_) | Expect::Refused(_) => false,
+        })
+    }
+
+    /// Whether the server takes copied data now.
+    fn copying(&self) -> bool {
+        match self.expected.front() {
+            Some(Expect::Query(running) | Expect::Execute(running)) => {
+                running.copies_in.as_ref().is_some_and(|c| c.begun > c.ended)
+            }
+            Some(
+                Expect::Step(..)
+                | Expect::OwnDescribe(_)
+                | Expect::Sync
+                | Expect::Refused(_)
+                | Expect::RefusedQuery(_)
+                | Expect::Catalogue(_),
+            )
+            | None => false,
+        }
+    }
+
+    /// Asks which columns are protected now, where that may have changed.
+    fn ask_again(&mut self) -> bool {
+        let idle = self.expected.is_empty() && self.gathered.is_empty() && !self.skipping;
+        if !idle || !self.schema.is_stale(self.status) {
+            return false;
+        }
+        let asking = Asking::new(&self.session.target().columns);
+        self.to_target.say(AgentSpeech::status(asking.query()));
+        self.expected.push_back(Expect::Catalogue(Box::new(asking)));
+        true
+    }
+
+    async fn request(&mut self, frame: Frame) -> Result<Option<Judging<'s>>, Stop> {
         let kind = frame.kind();
         if self.skipping && !matches!(kind, b'S' | b'X') {
             return Ok(None);
+        }
+        if self.must_go_first(&frame)? {
+            let started = self.prepare_only()?;
+            self.next_frame = Some(frame);
+            return Ok(started);
         }
         match kind {
             b'Q' => self.simple(frame).map(Some),
@@ -62,13 +163,6 @@ impl<'s> Relay<'s> {
             }
             b'E' => self.execute(frame).map(Some),
             b'S' | b'H' => {
-                if !self.gathered.is_empty()
-                    && let Some(started) = self.prepare_only()?
-                {
-                    // The Sync or Flush comes again once the unit is judged.
-                    self.put_back(&frame);
-                    return Ok(Some(started));
-                }
                 self.pass(vec![frame], NeutralReason::Synchronisation)?;
                 if kind == b'S' {
                     self.skipping = false;
@@ -76,13 +170,7 @@ impl<'s> Relay<'s> {
                 }
                 Ok(None)
             }
-            b'd' | b'c' | b'f' => {
-                // Outside a copy the server ignores them; so does the agent.
-                if self.copies_in() {
-                    self.pass(vec![frame], NeutralReason::CopyData)?;
-                }
-                Ok(None)
-            }
+            b'd' | b'c' | b'f' => self.copied_in(frame),
             b'X' => {
                 self.pass(vec![frame], NeutralReason::Termination)?;
                 self.ending = Some("the process logged out".into());
@@ -100,10 +188,36 @@ impl<'s> Relay<'s> {
         }
     }
 
-    fn put_back(&mut self, frame: &Frame) {
-        let mut bytes = bytes::BytesMut::from(frame.bytes());
-        bytes.extend_from_slice(&self.process_bytes);
-        self.process_bytes = bytes;
+    /// Whether what was gathered must be judged before this frame: a unit has one `Parse` and one `Bind` of it, and
+    /// ends with what is no part of it.
+    fn must_go_first(&self, frame: &Frame) -> Result<bool, Stop> {
+        let damaged = |error: frame::FrameError| Stop::unknown(NameError::from(error).to_string(), false);
+        let has = |kind: u8| {
+            self.gathered
+                .iter()
+                .find(|(f, _)| f.kind() == kind)
+                .map(|(f, _)| f)
+        };
+        let (parse, bind) = (has(b'P'), has(b'B'));
+        Ok(match frame.kind() {
+            b'Q' | b'S' | b'H' | b'X' => !self.gathered.is_empty(),
+            b'P' => parse.is_some() || bind.is_some(),
+            b'B' => {
+                let mut fields = frame.fields();
+                fields.text().map_err(damaged)?;
+                let statement = fields.text().map_err(damaged)?;
+                let other = parse.is_some_and(|p| p.fields().text() != Ok(statement));
+                bind.is_some() || other
+            }
+            b'E' => {
+                let portal = frame.fields().text().map_err(damaged)?;
+                match bind {
+                    Some(bind) => bind.fields().text() != Ok(portal),
+                    None => parse.is_some(),
+                }
+            }
+            _ => false,
+        })
     }
 
     fn pass(&mut self, frames: Vec<Frame>, reason: NeutralReason) -> Result<(), Stop> {
@@ -115,7 +229,30 @@ impl<'s> Relay<'s> {
         Ok(())
     }
 
-    fn simple(&mut self, frame: Frame) -> Result<(Judging<'s>, Box<Waiting>), Stop> {
+    /// Data of a copy. Outside a copy the server ignores it; so does the agent.
+    fn copied_in(&mut self, frame: Frame) -> Result<Option<Judging<'s>>, Stop> {
+        let syncs = self.expected.iter().filter(|e| matches!(e, Expect::Sync)).count();
+        let open = self.expected.iter_mut().find_map(|expect| match expect {
+            Expect::Query(running) => running.copies_in.as_mut(),
+            Expect::Execute(running) => running.copies_in.as_mut().filter(|c| c.ended == 0),
+            Expect::Step(..)
+            | Expect::OwnDescribe(_)
+            | Expect::Sync
+            | Expect::Refused(_)
+            | Expect::RefusedQuery(_)
+            | Expect::Catalogue(_) => None,
+        });
+        if let Some(copy) = open {
+            if frame.kind() != b'd' {
+                copy.ended += 1;
+                copy.swallowed = syncs;
+            }
+            self.pass(vec![frame], NeutralReason::CopyData)?;
+        }
+        Ok(None)
+    }
+
+    fn simple(&mut self, frame: Frame) -> Result<Judging<'s>, Stop> {
         let unknown = |error: NameError| Stop::unknown(error.to_string(), true);
         let session = self.session;
         let text = frame.fields().text().map_err(|e| unknown(e.into()))?.to_owned();
@@ -123,32 +260,38 @@ impl<'s> Relay<'s> {
             .names
             .text(&text, |t| session.shown(t))
             .map_err(|e| unknown(e.into()))?;
-        let (facts, prepares) = self.facts(&text).map_err(|what| Stop::unknown(what, true))?;
-        let shown = text.shown.clone();
-        let in_transaction = self.in_transaction();
+        let Meaning {
+            facts,
+            lineage,
+            undos,
+            copies_in,
+            moving: _,
+        } = meaning(&mut self.names, &text, &self.schema.protected)
+            .map_err(|what| Stop::unknown(what, true))?;
+        let waiting = Waiting {
+            form: Form::Query,
+            text: Arc::clone(&text),
+            steps: Vec::new(),
+            own_describe: None,
+            described: Vec::new(),
+            formats: None,
+            lineage,
+            undos,
+            copies_in,
+            changes_schema: changes_schema(&facts),
+            bytes_up: frame.bytes().len() as u64,
+        };
         let operation = operation(
             facts,
             &self.database,
-            in_transaction,
-            (&text.text, shown),
+            self.in_transaction(),
+            (&text.text, text.shown.clone()),
             (&[], Vec::new()),
         );
-        let bytes_up = frame.bytes().len() as u64;
         let unit = Unit {
             frames: vec![frame],
             operation: Arc::new(operation),
             describe: None,
-        };
-        let waiting = Waiting {
-            simple: true,
-            text,
-            described: Vec::new(),
-            formats: None,
-            prepares,
-            describes: Vec::new(),
-            own_describe: None,
-            prepare_only: false,
-            bytes_up,
         };
         Ok(self.judge(unit, waiting))
     }
@@ -159,25 +302,60 @@ impl<'s> Relay<'s> {
             return Err(Stop::unknown("The batch prepares too much at once.", false));
         }
         let session = self.session;
-        let named = match frame.kind() {
-            b'P' => self.names.parse(&frame, |t| session.shown(t)).map(|_name| ()),
-            b'B' => self.names.bind(&frame),
-            b'C' => self.names.close(&frame),
-            _ => self.names.describes(&frame).map(|_described| ()),
+        let step = match frame.kind() {
+            b'P' => self.names.parse(&frame, |t| session.shown(t)).map(Step::Parse),
+            b'B' => self.names.bind(&frame).map(Step::Bind),
+            b'C' => self.names.close(&frame).map(Step::Close),
+            _ => self.names.describes(&frame).map(|(what, described)| match what {
+                b'S' => Step::DescribeStatement(described),
+                _ => Step::DescribePortal(described),
+            }),
         };
-        named.map_err(|error| Stop::unknown(error.to_string(), false))?;
-        self.gathered.push(frame);
+        let step = step.map_err(|error| Stop::unknown(error.to_string(), false))?;
+        self.gathered.push((frame, step));
         Ok(())
     }
 
     /// The unit ends with an `Execute`.
-    fn execute(&mut self, frame: Frame) -> Result<(Judging<'s>, Box<Waiting>), Stop> {
+    fn execute(&mut self, frame: Frame) -> Result<Judging<'s>, Stop> {
         let unknown = |error: NameError| Stop::unknown(error.to_string(), false);
         let name = frame.fields().text().map_err(|e| unknown(e.into()))?.to_owned();
         let portal = self.names.portal(&name).map_err(unknown)?.clone();
         let text = Arc::clone(&portal.prepared.text);
-        let (facts, mut prepares) = self.facts(&text).map_err(|what| Stop::unknown(what, false))?;
-        prepares.extend(self.parsed());
+        let bound_here = self.gathered.iter().any(|(f, _)| f.kind() == b'B');
+        let Meaning {
+            facts,
+            lineage,
+            undos,
+            copies_in,
+            moving,
+        } = meaning(&mut self.names, &text, &self.schema.protected)
+            .map_err(|what| Stop::unknown(what, false))?;
+        if moving && !bound_here {
+            let back = undos.into_iter().map(|(_, undo)| undo).collect();
+            self.take_back(back);
+            return Err(Stop::unknown(
+                "A portal over a name is executed once: bind it again.",
+                false,
+            ));
+        }
+        let (own_describe, described) = self.descriptions(&portal, moving);
+        let describe = own_describe.is_some().then_some(name);
+        let (mut frames, steps): (Vec<_>, Vec<_>) = std::mem::take(&mut self.gathered).into_iter().unzip();
+        frames.push(frame);
+        let waiting = Waiting {
+            form: Form::Execute,
+            text: Arc::clone(&text),
+            steps,
+            own_describe,
+            described,
+            formats: Some(Arc::clone(&portal.formats)),
+            lineage,
+            undos,
+            copies_in,
+            changes_schema: changes_schema(&facts),
+            bytes_up: frames.iter().map(|f| f.bytes().len() as u64).sum(),
+        };
         let session = self.session;
         let parameters = portal.shown(|value| session.shown(value));
         let operation = operation(
@@ -187,220 +365,168 @@ impl<'s> Relay<'s> {
             (&text.text, text.shown.clone()),
             (&portal.values, parameters),
         );
-        let describes = self.describes()?;
-        let described = known(&portal.prepared.described).is_some()
-            || describes.iter().any(|d| Arc::ptr_eq(d, &portal.described));
-        let own_describe = (!described).then(|| Arc::clone(&portal.described));
-        let mut frames = std::mem::take(&mut self.gathered);
-        frames.push(frame);
-        let bytes_up = frames.iter().map(|f| f.bytes().len() as u64).sum();
-        let describe = own_describe.is_some().then_some(name);
         let unit = Unit {
             frames,
             operation: Arc::new(operation),
             describe,
         };
-        let waiting = Waiting {
-            simple: false,
-            text,
-            described: vec![
-                Arc::clone(&portal.described),
-                Arc::clone(&portal.prepared.described),
-            ],
-            formats: Some(Arc::clone(&portal.formats)),
-            prepares,
-            describes,
-            own_describe,
-            prepare_only: false,
-            bytes_up,
-        };
         Ok(self.judge(unit, waiting))
     }
 
+    /// Where the description of a portal's rows will be, and whether the agent must ask for it. What a statement was
+    /// described as holds for a portal only where no columns are protected: the server may plan anew, over other
+    /// relations of the same types.
+    fn descriptions(&self, portal: &Portal, moving: bool) -> (Option<Described>, Vec<Described>) {
+        let of_statement = !moving && self.schema.protected.is_empty();
+        let asks = |wanted: &Described| {
+            self.gathered.iter().any(|(_, step)| match step {
+                Step::DescribeStatement(d) | Step::DescribePortal(d) => Arc::ptr_eq(d, wanted),
+                Step::Parse(_) | Step::Bind(_) | Step::Close(_) => false,
+            })
+        };
+        let mut described = vec![Arc::clone(&portal.described)];
+        if of_statement {
+            described.push(Arc::clone(&portal.prepared.described));
+        }
+        let there = described.iter().any(|d| known(d).is_some() || asks(d));
+        let own = (!there).then(|| Arc::clone(&portal.described));
+        (own, described)
+    }
+
     /// A batch that ends without an `Execute`: preparing is an operation, describing and letting go are not.
-    fn prepare_only(&mut self) -> Result<Option<(Judging<'s>, Box<Waiting>)>, Stop> {
-        let prepares = self.parsed();
-        let describes = self.describes()?;
-        let frames = std::mem::take(&mut self.gathered);
-        let Some(name) = prepares.last() else {
-            self.expected.extend(describes.into_iter().map(Expect::Describe));
-            self.pass(frames, NeutralReason::Description)?;
-            return Ok(None);
+    fn prepare_only(&mut self) -> Result<Option<Judging<'s>>, Stop> {
+        let named = |kind: u8| {
+            let of_kind = self.gathered.iter().find(|(f, _)| f.kind() == kind);
+            of_kind.and_then(|(f, _)| f.fields().text().ok())
         };
         let unknown = |error: NameError| Stop::unknown(error.to_string(), false);
-        let text = Arc::clone(&self.names.statement(name).map_err(unknown)?.text);
-        let mut facts: Vec<StatementFacts> = text.script.statements.iter().map(|s| s.facts.clone()).collect();
-        for fact in &mut facts {
-            fact.kind = StatementKind("PREPARE");
-            fact.actions = [Action::SqlSession].into();
-        }
-        if facts.is_empty() {
-            facts.push(empty());
-        }
-        let shown = text.shown.clone();
-        let marked = format!("PREPARE {}", text.text);
+        let (verb, text) = match (named(b'P'), named(b'B')) {
+            (_, Some(portal)) => ("BIND", &self.names.portal(portal).map_err(unknown)?.prepared.text),
+            (Some(name), None) => ("PREPARE", &self.names.statement(name).map_err(unknown)?.text),
+            (None, None) => {
+                let (frames, steps): (Vec<_>, Vec<_>) =
+                    std::mem::take(&mut self.gathered).into_iter().unzip();
+                let steps = steps.into_iter().map(|step| Expect::Step(step, Whose::Nobody));
+                self.expected.extend(steps);
+                self.pass(frames, NeutralReason::Description)?;
+                return Ok(None);
+            }
+        };
+        let text = Arc::clone(text);
+        let facts = prepared_facts(&text, verb);
+        let (frames, steps): (Vec<_>, Vec<_>) = std::mem::take(&mut self.gathered).into_iter().unzip();
+        let waiting = Waiting {
+            form: Form::Prepare,
+            text: Arc::clone(&text),
+            steps,
+            own_describe: None,
+            described: Vec::new(),
+            formats: None,
+            lineage: Vec::new(),
+            undos: Vec::new(),
+            copies_in: false,
+            changes_schema: false,
+            bytes_up: frames.iter().map(|f| f.bytes().len() as u64).sum(),
+        };
+        let marked = format!("{verb} {}", text.text);
         let none: (&[Option<Vec<u8>>], Vec<ParameterShown>) = (&[], Vec::new());
-        let operation = operation(facts, &self.database, false, (&marked, shown), none);
-        let bytes_up = frames.iter().map(|f| f.bytes().len() as u64).sum();
+        let operation = operation(facts, &self.database, false, (&marked, text.shown.clone()), none);
         let unit = Unit {
             frames,
             operation: Arc::new(operation),
             describe: None,
         };
-        let waiting = Waiting {
-            simple: false,
-            text,
-            described: Vec::new(),
-            formats: None,
-            prepares,
-            describes,
-            own_describe: None,
-            prepare_only: true,
-            bytes_up,
-        };
         Ok(Some(self.judge(unit, waiting)))
     }
 
-    fn judge(&mut self, unit: Unit, waiting: Waiting) -> (Judging<'s>, Box<Waiting>) {
+    fn judge(&mut self, unit: Unit, waiting: Waiting) -> Judging<'s> {
         self.registered.held.set(true);
-        (Box::pin(self.session.authorize(unit)), Box::new(waiting))
-    }
-
-    /// Names that the gathered frames prepare.
-    fn parsed(&self) -> Vec<String> {
-        let parses = self.gathered.iter().filter(|f| f.kind() == b'P');
-        parses
-            .filter_map(|f| f.fields().text().ok().map(str::to_owned))
-            .collect()
-    }
-
-    fn describes(&self) -> Result<Vec<Described>, Stop> {
-        let asked = self
-            .gathered
-            .iter()
-            .filter(|f| f.kind() == b'D')
-            .map(|f| self.names.describes(f));
-        asked
-            .collect::<Result<_, _>>()
-            .map_err(|error| Stop::unknown(error.to_string(), false))
-    }
-
-    /// What the statements of a text do, with what `EXECUTE` runs; the names that they prepare.
-    fn facts(&mut self, text: &Text) -> Result<(Vec<StatementFacts>, Vec<String>), String> {
-        let mut facts = Vec::with_capacity(text.script.statements.len());
-        let mut prepares = Vec::new();
-        for statement in &text.script.statements {
-            let mut fact = statement.facts.clone();
-            match &statement.effect {
-                SessionEffect::Execute { name } => {
-                    let inner = self.names.statement(name).map_err(|error| error.to_string())?;
-                    for inner in &inner.text.script.statements {
-                        join(&mut fact, inner);
-                    }
-                }
-                SessionEffect::Prepare { name, inner } => {
-                    let script = super::sql::Script {
-                        statements: vec![(**inner).clone()],
-                    };
-                    let inner = Text {
-                        text: text.text.clone(),
-                        shown: text.shown.clone(),
-                        script,
-                    };
-                    self.names
-                        .name(name.clone(), Arc::new(inner))
-                        .map_err(|error| error.to_string())?;
-                    prepares.push(name.clone());
-                }
-                SessionEffect::Set { name, value } => setting(name, value.as_deref())?,
-                SessionEffect::CopyOut if self.copies_protected(statement) => {
-                    return Err("COPY of a table with protected columns is not carried: use SELECT.".into());
-                }
-                SessionEffect::None
-                | SessionEffect::Declare { .. }
-                | SessionEffect::Fetch { .. }
-                | SessionEffect::CopyOut
-                | SessionEffect::CopyIn => {}
-            }
-            facts.push(fact);
-        }
-        if facts.is_empty() {
-            facts.push(empty());
-        }
-        Ok((facts, prepares))
-    }
-
-    /// Copied rows carry no column numbers: where the target has protected columns, only tables known by configuration
-    /// to have none could be told apart, and views could not.
-    fn copies_protected(&self, _statement: &Statement) -> bool {
-        !self.protected.is_empty()
-    }
-
-    fn copies_in(&self) -> bool {
-        let copies = |r: &Running| {
-            r.text
-                .script
-                .statements
-                .iter()
-                .any(|s| s.effect == SessionEffect::CopyIn)
-        };
-        self.expected.iter().any(|expect| match expect {
-            Expect::Query(r) | Expect::Execute(r) => copies(r),
-            Expect::Prepare(_)
-            | Expect::Describe(_)
-            | Expect::OwnDescribe(_)
-            | Expect::Sync
-            | Expect::Refused(_)
-            | Expect::RefusedQuery(_) => false,
-        })
+        self.waiting = Some(Box::new(waiting));
+        Box::pin(self.session.authorize(unit))
     }
 
     /// The judgement is made: forward, or put a statement that must fail in its place.
-    pub(super) fn judged(&mut self, judged: Result<Permit<Unit>, Refusal>, waiting: Waiting) {
+    pub(super) fn judged(&mut self, judged: Result<Permit<Unit>, Refusal>) {
         self.registered.held.set(false);
+        let Some(mut waiting) = self.waiting.take() else {
+            return;
+        };
         let permit = match judged {
+            Ok(permit) if self.skipping => {
+                self.take_back(waiting.take_undos());
+                return permit.withdraw("skipped after an error before it");
+            }
             Ok(permit) => permit,
             Err(refusal) => {
-                self.forget(&waiting.prepares);
-                return self.refuse(refusal, waiting.simple);
+                self.take_back(waiting.take_undos());
+                if !self.skipping {
+                    self.refuse(refusal, waiting.form == Form::Query);
+                }
+                return;
             }
         };
-        if self.skipping {
-            self.forget(&waiting.prepares);
-            return permit.withdraw("skipped after an error before it");
-        }
         let in_flight = self.to_target.forward(permit);
-        self.expected
-            .extend(waiting.describes.into_iter().map(Expect::Describe));
-        self.expected
-            .extend(waiting.own_describe.map(Expect::OwnDescribe));
+        self.schema.changed |= waiting.changes_schema;
+        self.expect(*waiting, in_flight);
+    }
+
+    fn expect(&mut self, waiting: Waiting, in_flight: crate::session::InFlight) {
+        let Waiting {
+            form,
+            text,
+            steps,
+            own_describe,
+            described,
+            formats,
+            lineage,
+            undos,
+            copies_in,
+            changes_schema: _,
+            bytes_up,
+        } = waiting;
         let running = Box::new(Running {
             in_flight,
-            text: waiting.text,
+            text,
+            lineage,
             at: 0,
-            described: waiting.described,
-            formats: waiting.formats,
+            described,
+            formats,
             columns: None,
-            prepares: waiting.prepares,
-            confirmed: false,
+            undos,
+            copies_in: copies_in.then(CopyIn::default),
             rows: 0,
             bytes: 0,
-            bytes_up: waiting.bytes_up,
+            bytes_up,
             masked: MaskCounts::default(),
             detail: String::new(),
             failed: false,
         });
-        self.expected
-            .push_back(match (waiting.simple, waiting.prepare_only) {
-                (true, _) => Expect::Query(running),
-                (false, true) => Expect::Prepare(running),
-                (false, false) => Expect::Execute(running),
-            });
+        let mut own = Some(running);
+        for step in steps {
+            // A unit that only prepares has one `Parse` or one `Bind` that matters: the last of them.
+            let is_own = match form {
+                Form::Prepare => matches!(step, Step::Parse(_) | Step::Bind(_)),
+                Form::Query | Form::Execute => false,
+            };
+            let whose = match form {
+                Form::Prepare if is_own => own.take().map_or(Whose::Nobody, Whose::Own),
+                Form::Prepare => Whose::Nobody,
+                Form::Query | Form::Execute => Whose::Execute,
+            };
+            self.expected.push_back(Expect::Step(step, whose));
+        }
+        self.expected.extend(own_describe.map(Expect::OwnDescribe));
+        match (form, own) {
+            (Form::Query, Some(running)) => self.expected.push_back(Expect::Query(running)),
+            (Form::Execute, Some(running)) => self.expected.push_back(Expect::Execute(running)),
+            (Form::Prepare, _) | (_, None) => {}
+        }
     }
 
     /// Refuses in order: the refusal takes the place of the answer.
     pub(super) fn refuse(&mut self, refusal: Refusal, simple: bool) {
-        self.gathered.clear();
+        let gathered = std::mem::take(&mut self.gathered);
+        self.take_back(gathered.into_iter().filter_map(|(_, step)| step.undo()).collect());
         if simple {
             self.to_target.say(refused_query());
             self.expected.push_back(Expect::RefusedQuery(Some(refusal)));
@@ -411,9 +537,10 @@ impl<'s> Relay<'s> {
         }
     }
 
-    pub(super) fn forget(&mut self, names: &[String]) {
-        for name in names {
-            self.names.statements.remove(name);
+    /// Takes changes of names back, the last one first.
+    pub(super) fn take_back(&mut self, undos: Vec<Undo>) {
+        for undo in undos.into_iter().rev() {
+            self.names.undo(undo);
         }
     }
 }
@@ -433,39 +560,27 @@ impl Stop {
     }
 }
 
-fn join(fact: &mut StatementFacts, inner: &Statement) {
-    fact.actions.extend(inner.facts.actions.iter().copied());
-    fact.reads.extend(inner.facts.reads.iter().cloned());
-    fact.writes.extend(inner.facts.writes.iter().cloned());
-    fact.columns.extend(inner.facts.columns.iter().cloned());
-    fact.functions.extend(inner.facts.functions.iter().cloned());
-    fact.bounded &= inner.facts.bounded;
+/// Preparing changes only the session; but binding plans, and planning may run code.
+fn prepared_facts(text: &Text, verb: &'static str) -> Vec<StatementFacts> {
+    let mut facts: Vec<StatementFacts> = text.script.statements.iter().map(|s| s.facts.clone()).collect();
+    for fact in &mut facts {
+        let code = verb == "BIND" && fact.actions.contains(&Action::SqlExecute);
+        fact.kind = StatementKind(verb);
+        fact.actions = [Action::SqlSession].into();
+        fact.actions.extend(code.then_some(Action::SqlExecute));
+    }
+    if facts.is_empty() {
+        facts.push(empty());
+    }
+    facts
 }
 
-/// An empty text: nothing happens, in the session.
-fn empty() -> StatementFacts {
-    StatementFacts {
-        kind: StatementKind("EMPTY"),
-        actions: [Action::SqlSession].into(),
-        reads: [].into(),
-        writes: [].into(),
-        columns: [].into(),
-        functions: [].into(),
-        bounded: true,
-    }
-}
-
-/// Settings that would change how the agent reads texts.
-fn setting(name: &str, value: Option<&str>) -> Result<(), String> {
-    let value = value.map(str::to_ascii_lowercase);
-    let plain = value.as_deref();
-    match name {
-        "standard_conforming_strings" if !matches!(plain, Some("on" | "true" | "yes" | "1") | None) => {
-            Err("standard_conforming_strings must stay on.".into())
-        }
-        "client_encoding" if !matches!(plain, Some("utf8" | "utf-8" | "unicode") | None) => {
-            Err("The client encoding must stay UTF8.".into())
-        }
-        _ => Ok(()),
-    }
+/// Whether relations may mean something else after it.
+fn changes_schema(facts: &[StatementFacts]) -> bool {
+    facts.iter().flat_map(|f| &f.actions).any(|action| {
+        matches!(
+            action,
+            Action::SqlCreate | Action::SqlAlter | Action::SqlDrop | Action::SqlAdmin | Action::SqlExecute
+        )
+    })
 }

@@ -1,4 +1,4 @@
-//! Masking what the target answers: rows, copied data, error and notice fields.
+//! Masking what the target answers: rows and copied data.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,7 +6,7 @@ use crate::mask::{CellMask, MaskPlan, Maskable};
 use crate::model::MaskCounts;
 
 use super::columns::{ColumnPlan, Shape};
-use super::frame::{Fields, Frame, HEADER, put_text, write};
+use super::frame::{Fields, Frame, HEADER, write};
 
 /// Longest value that is looked at, in bytes; a longer one becomes NULL.
 const MAX_VALUE: usize = 16 * 1024 * 1024;
@@ -192,84 +192,6 @@ impl Maskable for Copied<'_> {
             // An empty row, as far as a row can be empty.
             CellMask::Null => write(&mut out, b'd', |out| out.put_u8(b'\n')),
         }
-        out
-    }
-}
-
-/// An `ErrorResponse` or a `NoticeResponse`.
-pub(super) struct Diagnostics<'a> {
-    /// The frame.
-    pub(super) frame: &'a Frame,
-    /// Whether the target has declared columns: then quoted key values are left out.
-    pub(super) hide_keys: bool,
-}
-
-impl Maskable for Diagnostics<'_> {
-    type Output = BytesMut;
-
-    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
-        let mut out = BytesMut::with_capacity(self.frame.bytes().len());
-        let mut fields = self.frame.fields();
-        write(&mut out, self.frame.kind(), |out| {
-            while let (Ok(kind), Ok(text)) = (fields.u8(), fields.raw_text()) {
-                out.put_u8(kind);
-                put_text(out, &diagnostic(kind, text, self.hide_keys, plan, counts));
-            }
-            out.put_u8(0);
-        });
-        out
-    }
-}
-
-fn diagnostic(kind: u8, text: &[u8], hide_keys: bool, plan: &MaskPlan, counts: &mut MaskCounts) -> String {
-    let shown = String::from_utf8_lossy(text);
-    // Severity, code, position, file, line and routine hold no data.
-    if matches!(kind, b'S' | b'V' | b'C' | b'P' | b'p' | b'F' | b'L' | b'R') {
-        return shown.into_owned();
-    }
-    // `Key (email)=(…)`, `Failing row contains (…)`, `invalid input syntax for type …: "…"`.
-    if hide_keys && (kind == b'D' || kind == b'W' || kind == b'q') {
-        return "[masked: the target has protected columns]".into();
-    }
-    let shown = if hide_keys && kind == b'M' {
-        hide_quoted(&shown)
-    } else {
-        shown.into_owned()
-    };
-    let mut masked = BytesMut::new();
-    match plan.text(None, shown.as_bytes(), &mut masked, counts) {
-        CellMask::Unchanged => shown,
-        CellMask::Replaced => String::from_utf8_lossy(&masked).into_owned(),
-        CellMask::Null => "[masked]".into(),
-    }
-}
-
-/// `invalid input syntax for type integer: "secret"`: what follows the last `: "` is a value.
-fn hide_quoted(text: &str) -> String {
-    match text.split_once(": \"") {
-        Some((head, _)) => format!("{head}: \"[masked]\""),
-        None => text.to_owned(),
-    }
-}
-
-/// A `NotificationResponse`.
-pub(super) struct Notification<'a>(pub(super) &'a Frame);
-
-impl Maskable for Notification<'_> {
-    type Output = BytesMut;
-
-    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
-        let mut out = BytesMut::new();
-        let mut fields = self.0.fields();
-        let (Ok(pid), Ok(channel), Ok(payload)) = (fields.i32(), fields.raw_text(), fields.raw_text()) else {
-            return out;
-        };
-        let payload = diagnostic(b'M', payload, false, plan, counts);
-        write(&mut out, b'A', |out| {
-            out.put_i32(pid);
-            put_text(out, &String::from_utf8_lossy(channel));
-            put_text(out, &payload);
-        });
         out
     }
 }

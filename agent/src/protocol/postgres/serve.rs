@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::AsyncWriteExt;
 
 use crate::config::TargetConfig;
 use crate::connection::tls::{Authority, SubjectName, UpstreamVerifier};
@@ -18,12 +18,13 @@ use crate::model::{
 use crate::session::{AgentSpeech, Downstream, Rooms, Session};
 
 use super::cancel::CancelKeys;
-use super::catalogue::{Catalogues, Protected, ask};
+use super::catalogue::{Catalogues, Protected};
+use super::diagnostics::Diagnostics;
 use super::frame::{put_text, write};
+use super::learn::Learning;
 use super::login::{LoggedIn, LoginError, log_in};
 use super::refusal::Severity;
-use super::relay::Relay;
-use super::response::Diagnostics;
+use super::relay::{Relay, Schema};
 use super::sql::is_harmless_setting;
 use super::startup::{Opening, Startup, open};
 use super::unit::{LogIn, operation};
@@ -88,7 +89,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
             let mut counts = MaskCounts::default();
             let content = Diagnostics {
                 frame: &frame,
-                hide_keys: true,
+                statement: Some(""),
             };
             let masked = session.masks_nothing_revealed().apply(content, &mut counts);
             answer_and_close(stream, masked).await;
@@ -108,6 +109,8 @@ enum Ended {
 struct Begun {
     logged_in: LoggedIn,
     protected: Arc<Protected>,
+    /// When that was learnt at the latest, and how often schemas had been changed before.
+    since: (Instant, u64),
 }
 
 /// Judges the log-in, logs in with the real credential, and learns the protected columns.
@@ -123,6 +126,7 @@ async fn begin(
     };
     let request = LogIn(Arc::new(log_in_operation(startup)));
     let permit = session.authorize(request).await.map_err(Ended::Refused)?;
+    let since = (Instant::now(), legs.catalogues.changes());
     // The log-in is the agent's own; the permit is used up by it, whatever comes of it.
     let mut nothing = crate::session::Upstream::new(tokio::io::sink());
     let outcome = nothing.forward(permit).outcome;
@@ -134,7 +138,8 @@ async fn begin(
     )
     .await;
     let learned = match logged_in {
-        Ok(logged_in) => learn(session, legs, address, startup, &parameters)
+        Ok(logged_in) => learning(session, legs, address, startup)
+            .known()
             .await
             .map(|p| (logged_in, p)),
         Err(error) => Err(error),
@@ -142,7 +147,11 @@ async fn begin(
     match learned {
         Ok((logged_in, protected)) => {
             outcome.finish(Outcome::bare(OutcomeStatus::Completed, "logged in"));
-            Ok(Begun { logged_in, protected })
+            Ok(Begun {
+                logged_in,
+                protected,
+                since,
+            })
         }
         Err(error) => {
             outcome.finish(Outcome::bare(OutcomeStatus::Failed, "not logged in"));
@@ -159,35 +168,6 @@ async fn begin(
     }
 }
 
-async fn learn(
-    session: &Session,
-    legs: &Legs,
-    address: UpstreamAddr,
-    startup: &Startup,
-    parameters: &BTreeMap<String, String>,
-) -> Result<Arc<Protected>, LoginError> {
-    let rules = &session.target().columns;
-    if rules.is_empty() {
-        return Ok(Arc::default());
-    }
-    let target = session.target().target.name.to_string();
-    if let Some(known) = legs.catalogues.known(&target, startup.database()) {
-        return Ok(known);
-    }
-    let own = parameters
-        .iter()
-        .filter(|(k, _)| matches!(k.as_str(), "user" | "database"));
-    let mut own: BTreeMap<String, String> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
-    own.insert("application_name".into(), "interdict".into());
-    own.insert("client_encoding".into(), "UTF8".into());
-    let mut asking = log_in(address, legs.verifier.as_ref(), legs.credential.as_ref(), &own).await?;
-    let protected = Arc::new(ask(&mut asking, rules).await?);
-    asking.stream.shutdown().await?;
-    legs.catalogues
-        .learn(&target, startup.database(), Arc::clone(&protected));
-    Ok(protected)
-}
-
 /// Tells the process that it is in, and carries the session.
 async fn carry(
     session: &Session,
@@ -197,7 +177,11 @@ async fn carry(
     startup: Startup,
     begun: Begun,
 ) -> Outcome {
-    let Begun { logged_in, protected } = begun;
+    let Begun {
+        logged_in,
+        protected,
+        since,
+    } = begun;
     let LoggedIn {
         stream: target,
         rest,
@@ -227,10 +211,36 @@ async fn carry(
         out.extend_from_slice(&registered.key);
     });
     write(&mut welcome, b'Z', |out| out.put_u8(b'I'));
+    let schema = Schema {
+        learning: learning(session, legs, address, &startup),
+        protected,
+        since,
+        changed: false,
+        puzzle: None,
+    };
     let database = startup.database().to_owned();
-    let mut relay = Relay::new(session, database, protected, stream, target, rest, registered);
+    let mut relay = Relay::new(session, database, schema, stream, (target, rest), registered);
     relay.to_process.say(AgentSpeech::log_in(welcome.freeze()));
     relay.run().await
+}
+
+fn learning<'s>(
+    session: &'s Session,
+    legs: &'s Legs,
+    address: UpstreamAddr,
+    startup: &Startup,
+) -> Learning<'s> {
+    let user = legs
+        .credential
+        .as_ref()
+        .map_or_else(|| startup.user(), Credential::user);
+    Learning {
+        session,
+        legs,
+        address,
+        user: user.to_owned(),
+        database: startup.database().to_owned(),
+    }
 }
 
 fn log_in_operation(startup: &Startup) -> crate::model::Operation {
@@ -272,6 +282,8 @@ fn upstream_parameters(
             "replication" => return Err("Replication connections are not carried.".into()),
             "application_name" => application.clone_from(value),
             "client_encoding" => check_encoding(value)?,
+            "standard_conforming_strings" if value.eq_ignore_ascii_case("on") => {}
+            "standard_conforming_strings" => return Err("standard_conforming_strings must stay on.".into()),
             "options" => {
                 check_options(value)?;
                 parameters.insert(name.clone(), value.clone());
@@ -289,6 +301,8 @@ fn upstream_parameters(
     parameters.insert("user".into(), user.to_owned());
     parameters.insert("database".into(), startup.database().to_owned());
     parameters.insert("client_encoding".into(), "UTF8".into());
+    // Texts are read as the standard says, here and there; what the server reports is checked too.
+    parameters.insert("standard_conforming_strings".into(), "on".into());
     // The target's own log sees the person too.
     let mut name = format!("{} {application}", session.scene().principal);
     let cut = (0..=MAX_APPLICATION_NAME)
@@ -326,7 +340,10 @@ fn check_options(text: &str) -> Result<(), String> {
         let name = setting
             .split_once('=')
             .map(|(name, _)| name.replace('-', "_").to_ascii_lowercase());
-        if !name.is_some_and(|name| is_harmless_setting(&name)) {
+        let harmless = |name: &str| {
+            is_harmless_setting(name) && !matches!(name, "standard_conforming_strings" | "client_encoding")
+        };
+        if !name.is_some_and(|name| harmless(&name)) {
             return Err(wrong(part));
         }
     }
