@@ -1,14 +1,14 @@
 //! What can be recorded, in the words of the model; the stored form is this room's own.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::model::{
     ConnectionId, Digest, Group, Operation, OperationId, OriginalDst, Outcome, PolicyId, Principal, Process,
     RecordingLevel, RunId, SessionId, Target, Ticket,
 };
 
-/// Who, from which process, to which target: the part that every record of a session shares. Cheap to clone.
-#[derive(Debug, Clone)]
+/// Who, from which process, to which target: the part that every record of a session shares.
+#[derive(Debug)]
 pub struct Scene {
     /// The run or workload.
     pub run: RunId,
@@ -24,7 +24,13 @@ pub struct Scene {
     pub target: Arc<Target>,
     /// Where the process meant to connect to.
     pub original: OriginalDst,
+    /// Its stored form, made with the first record of it.
+    pub stored: Stored,
 }
+
+/// The stored form of what does not change.
+#[derive(Debug, Default)]
+pub struct Stored(pub(super) OnceLock<Vec<u8>>);
 
 /// How an operation was judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,12 +180,12 @@ pub enum Event {
     /// A session opened.
     SessionOpened {
         /// Who and where.
-        scene: Scene,
+        scene: Arc<Scene>,
     },
     /// A session closed.
     SessionClosed {
         /// Who and where.
-        scene: Scene,
+        scene: Arc<Scene>,
         /// Why, and how long it lasted.
         outcome: Outcome,
     },
@@ -212,14 +218,14 @@ pub enum Event {
     /// An operation was judged.
     Operation {
         /// Who and where.
-        scene: Scene,
+        scene: Arc<Scene>,
         /// What and how.
         event: OperationEvent,
     },
     /// An operation ended.
     OperationEnded {
         /// Who and where.
-        scene: Scene,
+        scene: Arc<Scene>,
         /// The reference.
         id: OperationId,
         /// How.

@@ -2,17 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::AuditConfig;
 use crate::model::BootId;
 
 use super::event::Event;
-use super::record::Record;
-use super::writer::{Job, Writer};
-
-/// Records that may wait to be written.
-const QUEUE: usize = 8192;
+use super::queue::{Place, Producer, queue};
+use super::record::{Origin, encode};
+use super::writer::Writer;
 
 /// The witness that a record is durable. Made only in this file.
 #[derive(Debug)]
@@ -57,9 +55,8 @@ pub struct AuditLog {
 #[derive(Debug, Clone)]
 enum Sink {
     Disk {
-        jobs: mpsc::Sender<Job>,
-        host: Arc<str>,
-        boot: BootId,
+        queue: Arc<Producer>,
+        origin: Arc<Origin>,
     },
     Memory(Arc<Mutex<Vec<Event>>>),
 }
@@ -92,16 +89,15 @@ impl AuditLog {
             reason: error.to_string(),
         };
         let writer = Writer::open(config, boot).map_err(failed)?;
-        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (producer, consumer) = queue();
         let spawned = std::thread::Builder::new()
             .name("audit-writer".into())
-            .spawn(move || writer.run(queue));
+            .spawn(move || writer.run(&consumer));
         spawned.map(|_detached| ()).map_err(failed)?;
         Ok(Self {
             sink: Sink::Disk {
-                jobs,
-                host: host.into(),
-                boot,
+                queue: producer,
+                origin: Arc::new(Origin::new(host, boot)?),
             },
         })
     }
@@ -119,12 +115,10 @@ impl AuditLog {
                     sequence: events.len() as u64,
                 })
             }
-            Sink::Disk { jobs, host, boot } => {
-                let json = encode(&event, host, *boot)?;
+            Sink::Disk { queue, origin } => {
+                let json = encode(&event, origin)?;
                 let (answer, told) = oneshot::channel();
-                jobs.send(Job::Record(json, Some(answer)))
-                    .await
-                    .map_err(|_ended| AuditError::Closed)?;
+                queue.reserve().await?.put(json, Some(answer));
                 let sequence = told.await.map_err(|_ended| AuditError::Closed)??;
                 Ok(Receipt { sequence })
             }
@@ -138,18 +132,10 @@ impl AuditLog {
     pub async fn reserve(&self) -> Result<OutcomeSlot, AuditError> {
         match &self.sink {
             Sink::Memory(events) => Ok(OutcomeSlot(Slot::Memory(Arc::clone(events)))),
-            Sink::Disk { jobs, host, boot } => {
-                let place = jobs
-                    .clone()
-                    .reserve_owned()
-                    .await
-                    .map_err(|_ended| AuditError::Closed)?;
-                Ok(OutcomeSlot(Slot::Disk {
-                    place,
-                    host: Arc::clone(host),
-                    boot: *boot,
-                }))
-            }
+            Sink::Disk { queue, origin } => Ok(OutcomeSlot(Slot::Disk {
+                place: queue.reserve().await?,
+                origin: Arc::clone(origin),
+            })),
         }
     }
 
@@ -164,17 +150,12 @@ impl AuditLog {
 
     /// Seals what there is. The log takes nothing after it.
     pub async fn close(&self) {
-        if let Sink::Disk { jobs, .. } = &self.sink {
+        if let Sink::Disk { queue, .. } = &self.sink {
             let (done, told) = oneshot::channel();
-            if jobs.send(Job::Close(done)).await.is_ok() {
-                let _ended_anyway = told.await;
-            }
+            queue.close(done);
+            let _ended_anyway = told.await;
         }
     }
-}
-
-fn encode(event: &Event, host: &str, boot: BootId) -> Result<Vec<u8>, AuditError> {
-    serde_json::to_vec(&Record::of(event, host, boot)).map_err(|error| AuditError::Disk(error.to_string()))
 }
 
 /// A reserved place in the queue.
@@ -183,11 +164,7 @@ pub struct OutcomeSlot(Slot);
 
 #[derive(Debug)]
 enum Slot {
-    Disk {
-        place: mpsc::OwnedPermit<Job>,
-        host: Arc<str>,
-        boot: BootId,
-    },
+    Disk { place: Place, origin: Arc<Origin> },
     Memory(Arc<Mutex<Vec<Event>>>),
 }
 
@@ -196,8 +173,8 @@ impl OutcomeSlot {
     pub fn send(self, event: Event) {
         match self.0 {
             Slot::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
-            Slot::Disk { place, host, boot } => match encode(&event, &host, boot) {
-                Ok(json) => drop(place.send(Job::Record(json, None))),
+            Slot::Disk { place, origin } => match encode(&event, &origin) {
+                Ok(json) => place.put(json, None),
                 Err(error) => tracing::error!(%error, "an outcome could not be recorded"),
             },
         }

@@ -1,6 +1,6 @@
 //! Records: durable before anything is forwarded, chained, sealed.
 //!
-//! `log` takes events, `record` gives them their stored form, `writer` makes them durable (one `fdatasync` for all that
+//! `log` takes events, `record` gives them their stored form, `queue` is where they wait, `writer` makes them durable (one `fdatasync` for all that
 //! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back,
 //! `ship` streams them to ClickHouse.
 
@@ -8,6 +8,7 @@ mod chain;
 mod event;
 mod log;
 mod outcome;
+mod queue;
 mod read;
 mod record;
 mod seal;
@@ -18,7 +19,7 @@ mod tests;
 mod verify;
 mod writer;
 
-pub use event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
+pub use event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene, Stored};
 pub use log::{AuditError, AuditLog, OutcomeSlot, Receipt};
 pub use outcome::OutcomeGuard;
 pub use read::{ReadError, read_all};

@@ -1,5 +1,7 @@
 //! Exactly one outcome for every operation that went on.
 
+use std::sync::Arc;
+
 use crate::model::{OperationId, Outcome, OutcomeStatus, Timestamp};
 
 use super::event::{Event, Scene};
@@ -9,14 +11,14 @@ use super::log::OutcomeSlot;
 #[derive(Debug)]
 #[must_use = "dropping it records the operation as abandoned"]
 pub struct OutcomeGuard {
-    owed: Option<(OutcomeSlot, Scene)>,
+    owed: Option<(OutcomeSlot, Arc<Scene>)>,
     id: OperationId,
     started: Timestamp,
 }
 
 impl OutcomeGuard {
     /// Owes an outcome for `id` through `slot`.
-    pub fn new(slot: OutcomeSlot, scene: Scene, id: OperationId, started: Timestamp) -> Self {
+    pub fn new(slot: OutcomeSlot, scene: Arc<Scene>, id: OperationId, started: Timestamp) -> Self {
         Self {
             owed: Some((slot, scene)),
             id,

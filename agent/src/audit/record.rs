@@ -1,5 +1,6 @@
 //! The stored form of an event: one flat record, the same columns for every kind. Empty fields are left out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::model::{
     Target,
 };
 
+use super::AuditError;
 use super::event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
 
 /// Version of the stored form.
@@ -22,14 +24,19 @@ pub struct Record {
     #[serde(skip_serializing)]
     pub seq: u64,
     /// Version of the stored form.
+    #[serde(skip_serializing_if = "no_version")]
     pub v: u32,
     /// When.
+    #[serde(skip_serializing_if = "never")]
     pub ts_ns: i64,
     /// What kind: `session.opened`, `operation`, `outcome`, `approval.requested`, …
-    pub kind: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub kind: Cow<'static, str>,
     /// The agent's host.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub host: String,
     /// The life of the agent process.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub boot: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub run: String,
@@ -139,18 +146,100 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl Record {
-    /// The stored form of `event`.
-    pub(super) fn of(event: &Event, host: &str, boot: BootId) -> Self {
-        let mut record = Self {
-            v: VERSION,
-            ts_ns: crate::clock::now().as_nanos(),
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
+const fn no_version(version: &u32) -> bool {
+    *version == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
+const fn never(time: &i64) -> bool {
+    *time == 0
+}
+
+/// The agent and its boot, in their stored form.
+#[derive(Debug)]
+pub(super) struct Origin(Vec<u8>);
+
+impl Origin {
+    pub(super) fn new(host: &str, boot: BootId) -> Result<Self, AuditError> {
+        let record = Record {
             host: host.to_owned(),
             boot: boot.to_string(),
-            ..Self::default()
+            ..Record::default()
         };
-        record.fill(event);
-        record
+        record.fields().map(Self)
+    }
+}
+
+/// The stored form of `event` as one JSON object. What does not change within a session is encoded once for it.
+///
+/// # Errors
+/// Where it cannot be encoded.
+pub(super) fn encode(event: &Event, origin: &Origin) -> Result<Vec<u8>, AuditError> {
+    let mut record = Record {
+        v: VERSION,
+        ts_ns: crate::clock::now().as_nanos(),
+        ..Record::default()
+    };
+    record.fill(event);
+    let scene = match scene_of(event) {
+        Some(scene) => stored(scene)?,
+        None => &[],
+    };
+    let mut json = Vec::with_capacity(512 + scene.len() + record.text.len() * 2);
+    serde_json::to_writer(&mut json, &record).map_err(unstorable)?;
+    for part in [origin.0.as_slice(), scene] {
+        if !part.is_empty() {
+            json.pop();
+            json.push(b',');
+            json.extend_from_slice(part);
+            json.push(b'}');
+        }
+    }
+    Ok(json)
+}
+
+fn stored(scene: &Scene) -> Result<&[u8], AuditError> {
+    if let Some(stored) = scene.stored.0.get() {
+        return Ok(stored);
+    }
+    let mut record = Record::default();
+    record.scene(scene);
+    let fields = record.fields()?;
+    Ok(scene.stored.0.get_or_init(|| fields))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
+fn unstorable(error: serde_json::Error) -> AuditError {
+    AuditError::Disk(error.to_string())
+}
+
+fn scene_of(event: &Event) -> Option<&Scene> {
+    match event {
+        Event::SessionOpened { scene }
+        | Event::SessionClosed { scene, .. }
+        | Event::Operation { scene, .. }
+        | Event::OperationEnded { scene, .. } => Some(scene),
+        Event::AgentStarted { .. }
+        | Event::AgentStopped { .. }
+        | Event::Reloaded { .. }
+        | Event::RunStarted { .. }
+        | Event::RunEnded { .. }
+        | Event::IdentityBound { .. }
+        | Event::IdentityEnded { .. }
+        | Event::ConnectionRefused { .. }
+        | Event::KernelDenied { .. }
+        | Event::Approval { .. } => None,
+    }
+}
+
+impl Record {
+    /// Its fields as JSON, without the braces.
+    fn fields(&self) -> Result<Vec<u8>, AuditError> {
+        let mut json = serde_json::to_vec(self).map_err(unstorable)?;
+        json.pop();
+        json.remove(0);
+        Ok(json)
     }
 
     #[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
@@ -208,13 +297,9 @@ impl Record {
                 }
                 self.reason.clone_from(reason);
             }
-            Event::SessionOpened { scene } => {
-                self.kind = "session.opened".into();
-                self.scene(scene);
-            }
-            Event::SessionClosed { scene, outcome } => {
+            Event::SessionOpened { scene: _ } => self.kind = "session.opened".into(),
+            Event::SessionClosed { scene: _, outcome } => {
                 self.kind = "session.closed".into();
-                self.scene(scene);
                 self.outcome(outcome);
             }
             Event::ConnectionRefused {
@@ -247,14 +332,16 @@ impl Record {
                 self.reason.clone_from(reason);
                 self.times = *times;
             }
-            Event::Operation { scene, event } => {
+            Event::Operation { scene: _, event } => {
                 self.kind = "operation".into();
-                self.scene(scene);
                 self.operation(event);
             }
-            Event::OperationEnded { scene, id, outcome } => {
+            Event::OperationEnded {
+                scene: _,
+                id,
+                outcome,
+            } => {
                 self.kind = "outcome".into();
-                self.scene(scene);
                 self.operation = id.to_string();
                 self.outcome(outcome);
             }

@@ -14,16 +14,26 @@ const MAX_COMMIT: usize = 256 * 1024 * 1024;
 /// Length and checksum.
 const HEADER: usize = 4 + 8;
 
-/// The bytes of one group commit.
-pub(super) fn encode(lines: &[u8]) -> io::Result<Vec<u8>> {
-    // Level 1: the log must not become the bottleneck.
-    let frame = zstd::bulk::compress(lines, 1)?;
-    let mut out = Vec::with_capacity(frame.len() + HEADER);
-    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&checksum(&frame));
-    out.extend_from_slice(&frame);
-    Ok(out)
+/// Makes the bytes of group commits.
+pub(super) struct Encoder(zstd::bulk::Compressor<'static>);
+
+impl Encoder {
+    /// Level 1: the log must not become the bottleneck.
+    pub(super) fn new() -> io::Result<Self> {
+        zstd::bulk::Compressor::new(1).map(Self)
+    }
+
+    /// The bytes of one group commit.
+    pub(super) fn encode(&mut self, lines: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = vec![0; HEADER + zstd::zstd_safe::compress_bound(lines.len())];
+        let (header, frame) = out.split_at_mut(HEADER);
+        let length = self.0.compress_to_buffer(lines, frame)?;
+        let (size, check) = header.split_at_mut(4);
+        size.copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_le_bytes());
+        check.copy_from_slice(&checksum(frame.get(..length).unwrap_or_default()));
+        out.truncate(HEADER + length);
+        Ok(out)
+    }
 }
 
 fn checksum(frame: &[u8]) -> [u8; 8] {

@@ -3,28 +3,22 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::{mpsc, oneshot};
 
 use crate::config::AuditConfig;
 use crate::model::{BootId, Digest};
 
 use super::log::AuditError;
+use super::queue::{Answer, Batch, Consumer, Waiting};
 use super::seal::{self, Seal, Signer, Statement, sync_directory};
 use super::{chain, segment};
 
-/// Records in one group commit.
-const MAX_COMMIT_RECORDS: usize = 4096;
-
-/// What the writer is asked to do.
-pub(super) enum Job {
-    /// Store a record (JSON without its number); answer with the number, where somebody waits.
-    Record(Vec<u8>, Option<oneshot::Sender<Result<u64, AuditError>>>),
-    /// Seal what there is and end.
-    Close(oneshot::Sender<()>),
-}
+/// Bytes of records after which a group commit takes no more, before compression.
+const MAX_COMMIT_BYTES: usize = 8 * 1024 * 1024;
+/// How long the room on the disk is believed.
+const SPACE_BELIEVED: Duration = Duration::from_millis(250);
 
 /// The files of one boot.
 pub(super) struct Writer {
@@ -39,6 +33,8 @@ pub(super) struct Writer {
     head: Digest,
     previous: Digest,
     broken: bool,
+    encoder: segment::Encoder,
+    space_seen: Option<Instant>,
 }
 
 /// The segment that is written to.
@@ -76,56 +72,45 @@ impl Writer {
             next: 1,
             previous,
             broken: false,
+            encoder: segment::Encoder::new()?,
+            space_seen: None,
         })
     }
 
     /// Works until it is closed or nobody can ask any more.
-    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    pub(super) fn run(mut self, queue: &Consumer) {
         let mut waiting = Vec::new();
         let mut lines = Vec::new();
-        while let Some(job) = jobs.blocking_recv() {
-            let mut close = None;
-            self.take(job, &mut lines, &mut waiting, &mut close);
-            while waiting.len() < MAX_COMMIT_RECORDS && close.is_none() {
-                match jobs.try_recv() {
-                    Ok(job) => self.take(job, &mut lines, &mut waiting, &mut close),
-                    Err(_) => break,
+        loop {
+            let Batch { records, close, last } = queue.take();
+            for record in records {
+                if lines.len() >= MAX_COMMIT_BYTES {
+                    self.commit_and_answer(&mut lines, &mut waiting);
                 }
+                self.take(record, &mut lines, &mut waiting);
             }
             self.commit_and_answer(&mut lines, &mut waiting);
-            if let Some(done) = close {
+            if last {
                 self.finish();
-                let _nobody_waits = done.send(());
+                if let Some(done) = close {
+                    let _nobody_waits = done.send(());
+                }
                 return;
             }
         }
-        self.finish();
     }
 
-    fn take(
-        &self,
-        job: Job,
-        lines: &mut Vec<u8>,
-        waiting: &mut Vec<Option<oneshot::Sender<Result<u64, AuditError>>>>,
-        close: &mut Option<oneshot::Sender<()>>,
-    ) {
-        match job {
-            Job::Record(json, answer) => {
-                let number = self.next + waiting.len() as u64;
-                lines.extend_from_slice(format!("{{\"seq\":{number},").as_bytes());
-                lines.extend_from_slice(json.get(1..).unwrap_or_default());
-                lines.push(b'\n');
-                waiting.push(answer);
-            }
-            Job::Close(done) => *close = Some(done),
-        }
+    fn take(&self, record: Waiting, lines: &mut Vec<u8>, waiting: &mut Vec<Option<Answer>>) {
+        let number = self.next + waiting.len() as u64;
+        lines.extend_from_slice(b"{\"seq\":");
+        lines.extend_from_slice(number.to_string().as_bytes());
+        lines.push(b',');
+        lines.extend_from_slice(record.json.get(1..).unwrap_or_default());
+        lines.push(b'\n');
+        waiting.push(record.answer);
     }
 
-    fn commit_and_answer(
-        &mut self,
-        lines: &mut Vec<u8>,
-        waiting: &mut Vec<Option<oneshot::Sender<Result<u64, AuditError>>>>,
-    ) {
+    fn commit_and_answer(&mut self, lines: &mut Vec<u8>, waiting: &mut Vec<Option<Answer>>) {
         if waiting.is_empty() {
             return;
         }
@@ -155,7 +140,7 @@ impl Writer {
         if self.file.is_none() {
             self.file = Some(self.create()?);
         }
-        let bytes = segment::encode(lines)?;
+        let bytes = self.encoder.encode(lines)?;
         let Some(open) = &mut self.file else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -176,7 +161,10 @@ impl Writer {
         Ok(())
     }
 
-    fn check_space(&self) -> io::Result<()> {
+    fn check_space(&mut self) -> io::Result<()> {
+        if self.space_seen.is_some_and(|at| at.elapsed() < SPACE_BELIEVED) {
+            return Ok(());
+        }
         let stat = rustix::fs::statvfs(&self.config.dir)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < self.config.min_free_bytes {
@@ -184,8 +172,10 @@ impl Writer {
                 "only {free} bytes are free where the audit log lives ({} are kept free)",
                 self.config.min_free_bytes
             );
+            self.space_seen = None;
             return Err(io::Error::new(io::ErrorKind::StorageFull, what));
         }
+        self.space_seen = Some(Instant::now());
         Ok(())
     }
 

@@ -173,7 +173,7 @@ fn line(record: &Record, style: Style) {
     } else {
         format!(" {}", record.principal)
     };
-    let (margin, text) = match record.kind.as_str() {
+    let (margin, text) = match &*record.kind {
         "operation" => {
             let margin = match record.verdict.as_str() {
                 "allowed" => style.good("ALLOW"),

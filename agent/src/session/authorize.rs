@@ -335,7 +335,7 @@ impl Session {
             .record(event)
             .await
             .map_err(|error| not_recorded(&error))?;
-        let outcome = OutcomeGuard::new(slot, self.scene.clone(), id, now);
+        let outcome = OutcomeGuard::new(slot, Arc::clone(&self.scene), id, now);
         let plan = self.rooms.masks.plan(&revealed);
         Ok(Permit {
             request,
@@ -356,7 +356,7 @@ impl Session {
         recording: RecordingLevel,
     ) -> Event {
         Event::Operation {
-            scene: self.scene.clone(),
+            scene: Arc::clone(&self.scene),
             event: OperationEvent {
                 id,
                 operation,

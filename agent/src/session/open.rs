@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::approval::Broker;
-use crate::audit::{AuditError, AuditLog, Event, Scene};
+use crate::audit::{AuditError, AuditLog, Event, Scene, Stored};
 use crate::config::{Mode, TargetConfig};
 use crate::identity::Binding;
 use crate::mask::MaskEngine;
@@ -51,7 +51,7 @@ impl Rooms {
 pub struct Session {
     pub(in crate::session) rooms: Arc<Rooms>,
     pub(in crate::session) target: Arc<TargetConfig>,
-    pub(in crate::session) scene: Scene,
+    pub(in crate::session) scene: Arc<Scene>,
 }
 
 impl Session {
@@ -67,7 +67,7 @@ impl Session {
         target: Arc<TargetConfig>,
     ) -> Result<Self, Refusal> {
         let principal = rooms.binding.current(crate::clock::now())?;
-        let scene = Scene {
+        let scene = Arc::new(Scene {
             run: rooms.run,
             connection,
             session: SessionId::new(),
@@ -75,10 +75,13 @@ impl Session {
             process,
             target: Arc::new(target.target.clone()),
             original,
-        };
+            stored: Stored::default(),
+        });
         let recorded = rooms
             .audit
-            .record(Event::SessionOpened { scene: scene.clone() })
+            .record(Event::SessionOpened {
+                scene: Arc::clone(&scene),
+            })
             .await;
         let _receipt = recorded.map_err(|error| super::authorize::not_recorded(&error))?;
         Ok(Self { rooms, target, scene })
@@ -86,7 +89,7 @@ impl Session {
 
     /// Who and where.
     #[must_use]
-    pub const fn scene(&self) -> &Scene {
+    pub fn scene(&self) -> &Scene {
         &self.scene
     }
 

@@ -106,7 +106,8 @@ impl Relay<'_> {
     }
 
     fn step_done(&mut self, frame: &Frame) -> Result<(), String> {
-        let whose = match (frame.kind(), self.expected.pop_front()) {
+        let next = self.expected.pop_front();
+        let whose = match (frame.kind(), next) {
             (b'1', Some(Expect::Step(Step::Parse(_), whose)))
             | (b'2', Some(Expect::Step(Step::Bind(_), whose)))
             | (b'3', Some(Expect::Step(Step::Close(_), whose))) => whose,

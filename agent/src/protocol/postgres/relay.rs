@@ -157,8 +157,8 @@ impl<'s> Relay<'s> {
             let judges = judging.is_some();
             let room_up = self.room_up();
             let room_down = self.to_process.buffered() < HIGH_WATER && asking.is_none();
-            self.process_bytes.reserve(CHUNK / 4);
-            self.target_bytes.reserve(CHUNK);
+            self.process_bytes.reserve(CHUNK / 16);
+            self.target_bytes.reserve(CHUNK / 4);
             tokio::select! {
                 judged = ready(judging.as_mut()), if judges => {
                     judging = None;
