@@ -7,6 +7,7 @@ mod generate;
 mod launch;
 mod output;
 mod policy;
+mod policy_test;
 mod run;
 mod sessions;
 
@@ -19,6 +20,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 const OK: u8 = 0;
 /// What was checked does not hold, or was refused.
 const FAILED: u8 = 1;
+/// What is to be checked cannot be used.
+const WRONG: u8 = 2;
 /// No agent could be reached.
 const NO_AGENT: u8 = 3;
 
@@ -56,7 +59,7 @@ enum Command {
     /// Recorded sessions: list, show.
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
-    /// Policies: check them.
+    /// Policies: check them, test them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// The configuration: check it.
@@ -152,6 +155,8 @@ mod tests {
             "interdict audit verify --dir d --json",
             "interdict sessions show",
             "interdict policy check --policies p",
+            "interdict policy test",
+            "interdict policy test --policies p --json a.toml dir",
             "interdict config check c.toml",
             "interdict completions bash",
         ] {

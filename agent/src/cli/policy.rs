@@ -1,13 +1,16 @@
 //! `interdict policy`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::mask::MaskEngine;
+use crate::mask::{Classes, MaskEngine, MaskKey};
+use crate::model::DataClass;
 use crate::policy::{Engine, from_directory, shipped};
 
 use super::output::{Style, say, say_json};
+use super::policy_test::{self, TestArgs};
 use super::{FAILED, Failure, OK, Outcome};
 
 /// Policies.
@@ -22,15 +25,32 @@ pub(super) enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the policies about cases kept beside them, and compare.
+    Test(TestArgs),
 }
 
 pub(super) fn run(command: PolicyCommand) -> Outcome {
-    let PolicyCommand::Check { policies, json } = command;
-    let classes = crate::mask::Classes::load(&crate::config::MaskingConfig::default(), []);
-    let classes = classes.map_err(|error| Failure::new(error.to_string(), ""))?;
-    let names = MaskEngine::new(classes, crate::mask::MaskKey::from_bytes(&[0; 32]))
+    match command {
+        PolicyCommand::Check { policies, json } => check(policies, json),
+        PolicyCommand::Test(args) => policy_test::run(args),
+    }
+}
+
+/// The data classes of a file, or those that ship.
+pub(super) fn class_names(file: Option<PathBuf>) -> Result<BTreeSet<DataClass>, Failure> {
+    let config = crate::config::MaskingConfig {
+        classes: file,
+        ..crate::config::MaskingConfig::default()
+    };
+    let classes = Classes::load(&config, []).map_err(|error| Failure::new(error.to_string(), ""))?;
+    // Names need no key.
+    Ok(MaskEngine::new(classes, MaskKey::from_bytes(&[0; 32]))
         .classes()
-        .clone();
+        .clone())
+}
+
+fn check(policies: Option<PathBuf>, json: bool) -> Outcome {
+    let names = class_names(None)?;
     let loaded = match &policies {
         Some(dir) => from_directory(dir),
         None => Ok(shipped()),

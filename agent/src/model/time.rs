@@ -23,6 +23,13 @@ impl Timestamp {
         Self(seconds.saturating_mul(1_000_000_000))
     }
 
+    /// From RFC 3339; `None` where the text is none, or where it lies outside of what can be counted.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        i64::try_from(at.unix_timestamp_nanos()).ok().map(Self)
+    }
+
     /// Nanoseconds since the Unix epoch.
     #[must_use]
     pub const fn as_nanos(self) -> i64 {

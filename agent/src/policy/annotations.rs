@@ -106,7 +106,7 @@ fn check_approval(policy: &Policy, found: &Annotations, mistakes: &mut Vec<Strin
 }
 
 /// `90s`, `2m`, `1h`.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,

@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use cedar_policy::{Authorizer, Decision as Cedar, Entities, PolicyId as CedarId};
+use cedar_policy::{
+    ActionConstraint, Authorizer, Decision as Cedar, Entities, EntityUid, PolicyId as CedarId,
+};
 
 use crate::approval::Consent;
 use crate::model::{
@@ -37,9 +39,9 @@ struct Kept {
 
 /// What is the same for every operation of a principal on a target.
 #[derive(Clone)]
-struct Scene {
+pub(super) struct Scene {
     entities: Arc<Entities>,
-    revealed: Arc<BTreeSet<DataClass>>,
+    pub(super) revealed: Arc<BTreeSet<DataClass>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -81,6 +83,30 @@ impl Engine {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where a policy stands: `FILE:LINE`.
+    #[must_use]
+    pub fn place(&self, policy: &PolicyId) -> Option<String> {
+        let (file, line) = self.loaded.places.get(&CedarId::new(policy.as_str()))?;
+        Some(format!("{file}:{line}"))
+    }
+
+    /// Every policy.
+    pub fn policies(&self) -> impl Iterator<Item = PolicyId> + '_ {
+        self.loaded.places.keys().map(name)
+    }
+
+    /// Whether a policy is about nothing but seeing data: it then is no part of any operation's own answer.
+    #[must_use]
+    pub fn only_reveals(&self, policy: &PolicyId) -> bool {
+        let reveals = |uid: &EntityUid| uid.id().unescaped() == Action::Reveal.name();
+        let policy = self.loaded.policies.policy(&CedarId::new(policy.as_str()));
+        policy.is_some_and(|policy| match policy.action_constraint() {
+            ActionConstraint::Any => false,
+            ActionConstraint::Eq(action) => reveals(&action),
+            ActionConstraint::In(actions) => actions.iter().all(reveals),
+        })
     }
 
     /// Decides `operation`. Pure, synchronous, total: reads nothing but its arguments.
@@ -155,7 +181,7 @@ impl Engine {
         self.loaded.reads_time.then_some(now)
     }
 
-    fn scene(
+    pub(super) fn scene(
         &self,
         key: Digest,
         principal: &Principal,
@@ -206,7 +232,7 @@ impl Engine {
         Ok(revealed)
     }
 
-    fn evaluate(
+    pub(super) fn evaluate(
         &self,
         scene: &Scene,
         operation: &Operation,
@@ -357,7 +383,7 @@ impl Engine {
         }
     }
 
-    fn failed(&self, policies: Vec<PolicyId>, what: &str) -> Denial {
+    pub(super) fn failed(&self, policies: Vec<PolicyId>, what: &str) -> Denial {
         Denial {
             policies,
             reason: format!("A policy could not be evaluated, so the answer is no: {what}."),
@@ -376,7 +402,7 @@ fn names(ids: &[CedarId]) -> Vec<PolicyId> {
 }
 
 /// Everything about principal and target that a policy can read.
-fn scene_key(principal: &Principal, target: &Target) -> Digest {
+pub(super) fn scene_key(principal: &Principal, target: &Target) -> Digest {
     let key = principal.key();
     let configured = [u8::from(target.configured)];
     let mut parts: Vec<&[u8]> = vec![

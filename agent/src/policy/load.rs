@@ -125,6 +125,8 @@ pub(super) struct Loaded {
     pub(super) bundle: Digest,
     /// Whether some policy reads the time: then verdicts cannot be kept.
     pub(super) reads_time: bool,
+    /// Where each policy stands: file and line.
+    pub(super) places: BTreeMap<PolicyId, (String, usize)>,
 }
 
 /// Loads a set.
@@ -181,7 +183,9 @@ pub(super) fn load(sources: &[PolicySource]) -> Result<Loaded, PolicyErrors> {
     sorted.sort_by(|a, b| a.file.cmp(&b.file));
     parts.extend(sorted.iter().map(|s| s.text.as_bytes()));
     let reads_time = policies.policies().any(|p| p.to_string().contains("now"));
+    let place = |(id, (source, line)): (PolicyId, (&PolicySource, usize))| (id, (source.file.clone(), line));
     Ok(Loaded {
+        places: homes.into_iter().map(place).collect(),
         schema,
         bundle: Digest::of_fields(&parts),
         policies,

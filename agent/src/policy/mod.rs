@@ -1,13 +1,19 @@
 //! The policy decision point: Cedar. Sees operations, never bytes; reads no clock and no file once loaded.
 
 mod annotations;
+mod cases;
 mod decision;
 mod engine;
 mod load;
 mod question;
+mod rehearse;
 #[cfg(test)]
 mod tests;
+mod trial;
 
+pub use cases::{Case, CaseMistake, parse as parse_cases, shipped_cases};
 pub use decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};
 pub use engine::{Engine, Policies};
 pub use load::{PolicyErrors, PolicyMistake, PolicySource, from_directory, shipped};
+pub use rehearse::{Answer, Rehearsal};
+pub use trial::{Difference, Trial, untested};
