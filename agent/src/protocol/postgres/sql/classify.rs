@@ -6,13 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use pg_raw_parse::raw::{AlterTableType, TransactionStmtKind};
+use pg_raw_parse::raw::TransactionStmtKind;
 use pg_raw_parse::{ConstValue, Node, nodes};
 
 use crate::model::{Action, StatementFacts, StatementKind, TableName};
 
 use super::bounds::bounds;
-use super::functions::only_reads;
+use super::calls::Calls;
+use super::definitions::{altered, expression, expressions};
 use super::lineage::{self, Outputs};
 use super::walk::walk;
 use super::{NotUnderstood, SessionEffect, Statement};
@@ -167,7 +168,9 @@ fn query(node: Node<'_>) -> Result<Statement, NotUnderstood> {
 /// Adds everything that a query does, at any depth.
 fn gather(root: Node<'_>, facts: &mut StatementFacts) -> Result<(), NotUnderstood> {
     let mut ctes = BTreeSet::new();
+    let mut calls = Calls::default();
     walk(root, |node| {
+        calls.visit(node);
         match node {
             Node::SelectStmt(select) => {
                 facts.actions.insert(Action::SqlSelect);
@@ -224,11 +227,14 @@ fn gather(root: Node<'_>, facts: &mut StatementFacts) -> Result<(), NotUnderstoo
             Node::ResTarget(target) => {
                 facts.columns.extend(target.name().map(str::to_owned));
             }
-            Node::FuncCall(call) => function(call, facts),
             _ => {}
         }
         Ok(())
     })?;
+    if calls.run_code() {
+        facts.actions.insert(Action::SqlExecute);
+    }
+    facts.functions.extend(calls.functions);
     facts
         .reads
         .retain(|table| table.schema.is_some() || !ctes.contains(&table.name));
@@ -238,19 +244,6 @@ fn gather(root: Node<'_>, facts: &mut StatementFacts) -> Result<(), NotUnderstoo
 fn written(facts: &mut StatementFacts, bounded: bool, some: Action, all: Action) {
     facts.actions.insert(if bounded { some } else { all });
     facts.bounded &= bounded;
-}
-
-fn function(call: &nodes::FuncCall, facts: &mut StatementFacts) {
-    let parts: Vec<&str> = call.funcname().iter().filter_map(Node::as_str).collect();
-    let (schema, name) = match parts.as_slice() {
-        [name] => (None, *name),
-        [schema, name] => (Some(*schema), *name),
-        _ => (Some(""), ""),
-    };
-    facts.functions.insert(parts.join("."));
-    if !only_reads(schema, name) {
-        facts.actions.insert(Action::SqlExecute);
-    }
 }
 
 /// Words that mean a table, or an alias of one, in a query.
@@ -312,6 +305,7 @@ fn copied(copy: &nodes::CopyStmt) -> Result<Statement, NotUnderstood> {
     if !matches!(copy.query(), Node::None) {
         gather(copy.query(), &mut facts)?;
     }
+    expression(copy.where_clause(), &mut facts)?;
     let target = copy.relation().map(table);
     for column in copy.attlist() {
         facts.columns.extend(column.as_str().map(str::to_owned));
@@ -411,6 +405,7 @@ fn utility(node: Node<'_>) -> Result<StatementFacts, NotUnderstood> {
         Node::CreateStmt(create) => {
             let mut facts = plain("CREATE TABLE", [SqlCreate]);
             facts.writes.extend(create.relation().map(table));
+            expressions(create.table_elts().iter(), &mut facts)?;
             facts
         }
         Node::ViewStmt(view) => {
@@ -423,20 +418,41 @@ fn utility(node: Node<'_>) -> Result<StatementFacts, NotUnderstood> {
         Node::IndexStmt(index) => {
             let mut facts = plain("CREATE INDEX", [SqlCreate]);
             facts.writes.extend(index.relation().map(table));
+            expressions(index.index_params().iter().map(Node::IndexElem), &mut facts)?;
+            expression(index.where_clause(), &mut facts)?;
             facts
         }
-        Node::CreateSchemaStmt(_) => plain("CREATE SCHEMA", [SqlCreate]),
+        Node::CreateSchemaStmt(schema) => {
+            let mut facts = plain("CREATE SCHEMA", [SqlCreate]);
+            // Tables, views, triggers and grants in the same statement.
+            for element in schema.schema_elts() {
+                let element = statement(element)?.facts;
+                facts.actions.extend(element.actions);
+                facts.reads.extend(element.reads);
+                facts.writes.extend(element.writes);
+                facts.functions.extend(element.functions);
+            }
+            facts
+        }
         Node::CreateSeqStmt(_) => plain("CREATE SEQUENCE", [SqlCreate]),
-        Node::CreateDomainStmt(_) => plain("CREATE DOMAIN", [SqlCreate]),
+        Node::CreateDomainStmt(domain) => {
+            let mut facts = plain("CREATE DOMAIN", [SqlCreate]);
+            expressions(domain.constraints().iter().map(Node::Constraint), &mut facts)?;
+            facts
+        }
         Node::CreateEnumStmt(_) | Node::CompositeTypeStmt(_) | Node::CreateRangeStmt(_) => {
             plain("CREATE TYPE", [SqlCreate])
         }
         Node::CreateStatsStmt(_) => plain("CREATE STATISTICS", [SqlCreate]),
-        Node::AlterTableStmt(alter) => altered(alter),
+        Node::AlterTableStmt(alter) => altered(alter)?,
         Node::RenameStmt(_) => plain("ALTER RENAME", [SqlAlter]),
         Node::AlterSeqStmt(_) => plain("ALTER SEQUENCE", [SqlAlter]),
         Node::AlterEnumStmt(_) | Node::AlterTypeStmt(_) => plain("ALTER TYPE", [SqlAlter]),
-        Node::AlterDomainStmt(_) => plain("ALTER DOMAIN", [SqlAlter, SqlDrop]),
+        Node::AlterDomainStmt(domain) => {
+            let mut facts = plain("ALTER DOMAIN", [SqlAlter, SqlDrop]);
+            expressions([domain.def()], &mut facts)?;
+            facts
+        }
         Node::CommentStmt(_) => plain("COMMENT", [SqlAlter]),
         Node::SecLabelStmt(_) => plain("SECURITY LABEL", [SqlAdmin]),
         Node::AlterObjectSchemaStmt(_) => plain("ALTER SET SCHEMA", [SqlAlter, SqlAdmin]),
@@ -479,37 +495,6 @@ fn utility(node: Node<'_>) -> Result<StatementFacts, NotUnderstood> {
     })
 }
 
-fn altered(alter: &nodes::AlterTableStmt) -> StatementFacts {
-    let mut facts = plain("ALTER TABLE", [Action::SqlAlter]);
-    facts.writes.extend(alter.relation().map(table));
-    for command in alter.cmds() {
-        let Node::AlterTableCmd(command) = command else {
-            facts.actions.insert(Action::SqlAdmin);
-            continue;
-        };
-        match command.subtype {
-            AlterTableType::AT_AddColumn
-            | AlterTableType::AT_ColumnDefault
-            | AlterTableType::AT_SetNotNull
-            | AlterTableType::AT_AddIndex
-            | AlterTableType::AT_AddConstraint
-            | AlterTableType::AT_ValidateConstraint
-            | AlterTableType::AT_SetStatistics
-            | AlterTableType::AT_AlterColumnType => {}
-            AlterTableType::AT_DropColumn
-            | AlterTableType::AT_DropConstraint
-            | AlterTableType::AT_DropNotNull => {
-                facts.actions.insert(Action::SqlDrop);
-            }
-            // Owner, row security, triggers, inheritance, storage and all others.
-            _ => {
-                facts.actions.insert(Action::SqlAdmin);
-            }
-        }
-    }
-    facts
-}
-
 fn transaction_facts(transaction: &nodes::TransactionStmt) -> StatementFacts {
     let kind = match transaction.kind {
         TransactionStmtKind::TRANS_STMT_BEGIN | TransactionStmtKind::TRANS_STMT_START => "BEGIN",
@@ -538,14 +523,14 @@ fn dropped(object: Node<'_>) -> Option<TableName> {
     }
 }
 
-fn table(range: &nodes::RangeVar) -> TableName {
+pub(super) fn table(range: &nodes::RangeVar) -> TableName {
     TableName {
         schema: range.schemaname().map(str::to_owned),
         name: range.relname().unwrap_or_default().to_owned(),
     }
 }
 
-fn plain<const N: usize>(kind: &'static str, actions: [Action; N]) -> StatementFacts {
+pub(super) fn plain<const N: usize>(kind: &'static str, actions: [Action; N]) -> StatementFacts {
     StatementFacts {
         kind: StatementKind(kind),
         actions: actions.into(),

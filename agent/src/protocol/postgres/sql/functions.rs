@@ -6,9 +6,12 @@ use std::sync::LazyLock;
 /// Functions of `pg_catalog` that only read: immutable and stable ones of PostgreSQL 15 (without those that assign a
 /// transaction id or read tables by name), and volatile ones without effects. Made with:
 /// `SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND provolatile IN ('i', 's')
-/// AND proname !~ '(_to_xml|_xmlschema)' AND proname NOT IN ('txid_current', 'pg_current_xact_id')
+/// AND proname !~ '(_to_xml|_xmlschema)' AND proname NOT IN ('txid_current', 'pg_current_xact_id', 'ts_rewrite')
 /// AND proname !~ '^(pg_ls_|pg_read_|lo_)'`, and `random clock_timestamp timeofday gen_random_uuid pg_backend_pid
-/// pg_sleep setseed unnest generate_series`.
+/// pg_sleep setseed unnest generate_series current_query currval lastval pg_blocking_pids pg_is_in_recovery pg_lock_status
+/// pg_partition_ancestors pg_partition_tree pg_database_size pg_indexes_size pg_relation_size pg_table_size
+/// pg_tablespace_size pg_total_relation_size`. A name is here only where all functions of that name only read:
+/// `ts_rewrite` of two arguments runs a text. A test holds the list against a server (`tests/postgres_oracle.rs`).
 static HARMLESS: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
     include_str!("harmless_functions.txt")
         .lines()
@@ -20,4 +23,37 @@ static HARMLESS: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
 /// unqualified name that `search_path` puts before `pg_catalog`, which takes a right to create functions there.
 pub(super) fn only_reads(schema: Option<&str>, name: &str) -> bool {
     matches!(schema, None | Some("pg_catalog")) && HARMLESS.contains(name)
+}
+
+/// Functions of `pg_catalog` whose results are rows of several columns, or of columns that the query names.
+const ROWS: [&str; 24] = [
+    "aclexplode",
+    "json_each",
+    "json_each_text",
+    "json_populate_record",
+    "json_populate_recordset",
+    "json_to_record",
+    "json_to_recordset",
+    "jsonb_each",
+    "jsonb_each_text",
+    "jsonb_populate_record",
+    "jsonb_populate_recordset",
+    "jsonb_to_record",
+    "jsonb_to_recordset",
+    "pg_available_extensions",
+    "pg_get_keywords",
+    "pg_identify_object",
+    "pg_lock_status",
+    "pg_options_to_table",
+    "pg_partition_tree",
+    "pg_show_all_settings",
+    "pg_stat_get_activity",
+    "pg_timezone_names",
+    "ts_debug",
+    "ts_parse",
+];
+
+/// Whether a function's results are rows of several columns. All functions but the server's own may be.
+pub(super) fn returns_rows(schema: Option<&str>, name: &str) -> bool {
+    !only_reads(schema, name) || ROWS.contains(&name)
 }

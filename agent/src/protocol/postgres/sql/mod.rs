@@ -4,7 +4,9 @@
 //! (`pg_raw_parse`); trees are walked iteratively here, so that a deep one cannot exhaust the stack.
 
 mod bounds;
+mod calls;
 mod classify;
+mod definitions;
 mod functions;
 mod lineage;
 mod walk;

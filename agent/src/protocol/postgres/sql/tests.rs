@@ -78,6 +78,77 @@ fn writes() {
     );
 }
 
+/// PostgreSQL reads `(x).f` and, of a function's result, `r.f` as `f(x)`; operators are functions; and one function of
+/// two arguments runs its second.
+#[test]
+fn calls_that_do_not_look_like_calls() {
+    for text in [
+        "SELECT ('s'::regclass).nextval",
+        "SELECT ('/etc/passwd'::text).pg_read_file",
+        "SELECT (SELECT 's'::regclass).nextval",
+        "SELECT r.nextval FROM to_regclass('s') r",
+        "SELECT r.pg_read_file FROM lower('/etc/passwd') r",
+        "SELECT lower.pg_read_file FROM lower('/etc/passwd')",
+        "SELECT r.my_function FROM lower('x') r",
+        "SELECT coalesce.my_function FROM coalesce('x')",
+        "SELECT upper(r.pg_ls_dir) FROM (SELECT 1) r",
+        "SELECT ts_rewrite('a'::tsquery, 'SELECT lo_unlink(1)')",
+        "SELECT 1 OPERATOR(public.+) 2",
+        "SELECT a <=> b FROM t",
+        "SELECT a FROM t ORDER BY a USING <<<>>>",
+        "SELECT a FROM t WHERE a <<<>>> ANY (SELECT b FROM u)",
+        "COPY (SELECT ('s'::regclass).nextval) TO STDOUT",
+    ] {
+        let actions = read(text).expect(text).statements.remove(0).facts.actions;
+        assert!(actions.contains(&SqlExecute), "{text}: {actions:?}");
+    }
+    for text in [
+        "SELECT t.name, e.key, e.value FROM t, jsonb_each(t.data) e WHERE e.value @> '1'",
+        "SELECT e.value ->> 'a' FROM t, jsonb_array_elements(t.data) e",
+        "SELECT g.day FROM generate_series(1, 3) AS g(day) ORDER BY g.day DESC",
+        "SELECT g.g, g.ordinality FROM generate_series(1, 3) WITH ORDINALITY g",
+        "SELECT x.a FROM json_to_record('{}') AS x(a int, b text)",
+        "SELECT * FROM ROWS FROM (generate_series(1, 2), json_to_record('{}') AS (a int))",
+        "SELECT a FROM t WHERE b BETWEEN 1 AND 2 AND c NOT LIKE 'x' AND d IS DISTINCT FROM 3 OR e OPERATOR(pg_catalog.=) 4",
+        "SELECT pg_size_pretty(pg_total_relation_size('t'))",
+        "SELECT a FROM t ORDER BY b USING <",
+    ] {
+        check(text, &[SqlSelect], true);
+    }
+}
+
+#[test]
+fn code_and_grants_inside_definitions() {
+    for (text, expected) in [
+        (
+            "CREATE SCHEMA s CREATE TABLE t(a int) GRANT ALL ON t TO PUBLIC",
+            &[SqlCreate, SqlAdmin][..],
+        ),
+        (
+            "ALTER TABLE t ADD COLUMN a text DEFAULT pg_read_file('/etc/passwd')",
+            &[SqlAlter, SqlExecute],
+        ),
+        (
+            "ALTER TABLE t ALTER COLUMN a TYPE text USING mine(a)",
+            &[SqlAlter, SqlExecute],
+        ),
+        ("CREATE TABLE t (a int CHECK (mine(a)))", &[SqlCreate, SqlExecute]),
+        (
+            "CREATE TABLE t (a bigint DEFAULT nextval('s'), b timestamptz DEFAULT now(), c int CHECK (c > 0), UNIQUE (b))",
+            &[SqlCreate],
+        ),
+        ("CREATE INDEX i ON t (mine(a))", &[SqlCreate, SqlExecute]),
+        ("CREATE INDEX i ON t (lower(a)) WHERE b > 1", &[SqlCreate]),
+        (
+            "CREATE DOMAIN d AS int CHECK (mine(VALUE))",
+            &[SqlCreate, SqlExecute],
+        ),
+        ("COPY t FROM STDIN WHERE mine(a)", &[SqlCopyIn, SqlExecute]),
+    ] {
+        check(text, expected, true);
+    }
+}
+
 #[test]
 fn unbounded_conditions() {
     for condition in [

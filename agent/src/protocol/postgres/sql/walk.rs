@@ -58,6 +58,8 @@ fn is_leaf(node: Node<'_>) -> Result<bool, NotUnderstood> {
         | Node::MergeSupportFunc(_)
         | Node::JsonFormat(_)
         | Node::TypeName(_)
+        // In a query: a name and a type (`AS r(a int)`).
+        | Node::ColumnDef(_)
         | Node::RoleSpec(_) => true,
         Node::NodeList(_)
         | Node::RawStmt(_)
