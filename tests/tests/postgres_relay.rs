@@ -406,3 +406,55 @@ fn data_is_copied_in() {
     check(&wire.query("SELECT 1").expect("asked"), &["D[1]", "ZI"]);
     assert_eq!(orders(&relay), "105");
 }
+
+#[test]
+fn no_way_of_naming_whole_rows_shows_a_declared_column() {
+    let Some(relay) = relay("no_way_of_naming", dev()) else {
+        return;
+    };
+    let one = "CREATE VIEW people_names AS SELECT name FROM customers";
+    relay.database.direct("shop", one).expect("direct");
+    let mut seen = String::new();
+    for sql in [
+        "SELECT row_to_json(c.*) FROM customers c",
+        "SELECT concat(c.*) FROM customers c",
+        "SELECT ROW(c.*) FROM customers c",
+        "SELECT c.row_to_json FROM customers c",
+        "SELECT c.to_jsonb FROM customers c",
+        "SELECT (c).concat FROM customers c",
+        "SELECT * FROM customers UNION ALL SELECT * FROM customers",
+        "TABLE customers UNION TABLE customers",
+        "SELECT * FROM (SELECT * FROM customers EXCEPT SELECT * FROM customers WHERE false) q",
+        "WITH RECURSIVE r AS (SELECT * FROM customers UNION SELECT * FROM r) SELECT * FROM r",
+        "SELECT * FROM customers a FULL JOIN customers b USING (name)",
+        "SELECT * FROM customers a NATURAL FULL JOIN customers b",
+        "SELECT x.x FROM customers c, LATERAL json_to_record(row_to_json(c.*)) AS x(x text, name text)",
+        "SELECT x.name FROM customers c, LATERAL json_to_record(row_to_json(c)) AS x(name text)",
+        "SELECT (SELECT * FROM (SELECT name FROM customers LIMIT 1) c)",
+        "SELECT ARRAY(SELECT s.* FROM (SELECT c.name FROM customers c) s)",
+        "SELECT (SELECT c FROM customers c LIMIT 1)::text",
+        "SELECT (SELECT ROW(c.*) FROM customers c LIMIT 1)::text",
+        "SELECT json_agg(c.*) FROM customers c",
+        "SELECT max(q.r::text) FROM (SELECT ROW(c.*) r FROM customers c) q",
+        "SELECT q.upper FROM (SELECT upper(name) FROM customers) q",
+        "SELECT q.x FROM (SELECT 'a' AS x UNION ALL SELECT name FROM customers) q",
+        "WITH q AS (SELECT name || '' FROM customers) SELECT \"?column?\" FROM q",
+        "SELECT column1 FROM (VALUES ((SELECT name FROM customers LIMIT 1))) v",
+        "SELECT l.l FROM customers c, lower(c.name) l",
+        "SELECT u.u FROM unnest(ARRAY(SELECT name FROM customers)) u",
+        "SELECT x.a FROM customers c, json_to_record(json_build_object('a', c.name)) x(a text)",
+        "SELECT (SELECT * FROM people_names LIMIT 1) || ''",
+        "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, plainto_tsquery(''simple'', name) FROM customers WHERE id = 1')",
+    ] {
+        let mut wire = relay.wire().expect("session");
+        let answer = wire.query(sql).expect("asked");
+        let shown = ["lovelace", "turing"];
+        if shown
+            .iter()
+            .any(|name| answer.to_ascii_lowercase().contains(name))
+        {
+            seen.push_str(&format!("{sql}: {answer}\n"));
+        }
+    }
+    assert_eq!(seen, "");
+}

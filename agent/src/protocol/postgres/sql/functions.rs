@@ -57,3 +57,43 @@ const ROWS: [&str; 24] = [
 pub(super) fn returns_rows(schema: Option<&str>, name: &str) -> bool {
     !only_reads(schema, name) || ROWS.contains(&name)
 }
+
+/// Functions of `pg_catalog` that make something readable of a whole row, and can be written as a column of it. Made by
+/// trying every function on a table: `SELECT c.FUNCTION FROM t c`.
+const ROW_READERS: [&str; 19] = [
+    "any_out",
+    "anycompatible_out",
+    "anycompatiblenonarray_out",
+    "anyelement_out",
+    "anynonarray_out",
+    "array_agg",
+    "concat",
+    "hash_record",
+    "json_agg",
+    "json_build_array",
+    "json_build_object",
+    "jsonb_agg",
+    "jsonb_build_array",
+    "jsonb_build_object",
+    "quote_literal",
+    "quote_nullable",
+    "record_out",
+    "record_send",
+    "row_to_json",
+];
+
+/// Whether `r.name` may be made of the whole row `r`.
+pub(super) fn reads_row(name: &str) -> bool {
+    ROW_READERS.contains(&name) || matches!(name, "to_json" | "to_jsonb")
+}
+
+/// Whether the result of a function comes from its arguments only (or from counters and locks), not from tables that
+/// no name in the query tells.
+pub(super) fn reads_no_tables(schema: Option<&str>, name: &str) -> bool {
+    let counts = matches!(
+        name,
+        "nextval" | "setval" | "set_config" | "pg_notify" | "txid_current" | "pg_current_xact_id"
+    );
+    let locks = name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_");
+    only_reads(schema, name) || (matches!(schema, None | Some("pg_catalog")) && (counts || locks))
+}

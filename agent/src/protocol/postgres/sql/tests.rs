@@ -300,6 +300,57 @@ fn lineage_follows_aliases() {
     assert!(!rows("SELECT upper(email) FROM customers c"));
 }
 
+#[test]
+fn lineage_is_not_lost_where_no_name_is_written() {
+    let outputs = |text: &str| read(text).expect(text).statements.remove(0).outputs;
+    for text in [
+        "SELECT row_to_json(c.*) FROM customers c",
+        "SELECT ROW(c.*) FROM customers c",
+        "SELECT c.row_to_json FROM customers c",
+        "SELECT * FROM customers UNION SELECT * FROM customers",
+        "TABLE customers EXCEPT TABLE others",
+        "WITH RECURSIVE r AS (SELECT * FROM customers UNION SELECT * FROM r) SELECT * FROM r",
+        "SELECT * FROM customers NATURAL FULL JOIN others",
+        "SELECT (SELECT * FROM names LIMIT 1)",
+        "SELECT ARRAY(TABLE names)",
+        "SELECT query_to_xml('TABLE customers', true, true, '')",
+        "SELECT * FROM mine()",
+    ] {
+        assert!(outputs(text).whole_rows, "{text}");
+    }
+    for text in [
+        "SELECT q.upper FROM (SELECT upper(email) FROM customers) q",
+        "SELECT q.x FROM (SELECT 'a' AS x UNION ALL SELECT email FROM customers) q",
+        "WITH q AS (SELECT email || '' FROM customers) SELECT \"?column?\" FROM q",
+        "SELECT column1 FROM (VALUES ((SELECT email FROM customers LIMIT 1))) v",
+        "SELECT l.l FROM customers c, lower(c.email) l",
+        "SELECT x.a FROM customers c, json_to_record(json_build_object('a', c.email)) x(a text)",
+        "SELECT x.a FROM customers c, XMLTABLE('/a' PASSING (c.email::xml) COLUMNS a text PATH '.') x",
+        "SELECT * FROM customers a FULL JOIN customers b USING (email)",
+    ] {
+        let outputs = outputs(text);
+        assert!(outputs.behind(0).contains("email"), "{text}: {outputs:?}");
+    }
+    for text in [
+        "SELECT count(*) FROM customers WHERE email LIKE 'a%'",
+        "SELECT count(*) FROM (SELECT email FROM customers) q",
+        "SELECT id, total * 2, (SELECT count(c.id) FROM customers c WHERE c.email = 'x') FROM orders",
+        "SELECT 1 WHERE EXISTS (SELECT * FROM customers WHERE email = 'x')",
+        "SELECT nextval('s') FROM customers WHERE email = 'x'",
+    ] {
+        let outputs = outputs(text);
+        let shown = outputs
+            .positions
+            .iter()
+            .take(2)
+            .any(|names| names.contains("email"));
+        assert!(
+            !shown && !outputs.whole_rows && !outputs.positions.is_empty(),
+            "{text}: {outputs:?}"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
