@@ -2,13 +2,16 @@
 
 pub mod agent;
 pub mod oidc;
+pub mod oracle;
 pub mod postgres;
+pub mod psql;
 pub mod relay;
 pub mod tools;
 pub mod wire;
 
 pub use agent::{Agent, Ended};
 pub use oidc::Oidc;
+pub use oracle::Oracle;
 pub use postgres::Postgres;
 pub use relay::{Relay, Setting};
 pub use tools::{can_govern, can_relay, python, tool};
