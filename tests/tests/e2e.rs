@@ -519,10 +519,18 @@ fn when_the_agent_is_killed_nothing_is_lost_and_nothing_escapes() {
     let Some(w) = world("when_the_agent_is_killed", "") else {
         return;
     };
-    let rounds: u64 = if std::env::var_os("INTERDICT_FULL").is_some() {
-        50
-    } else {
-        8
+    let rounds: u64 = 50;
+    let seed: u64 = std::env::var("INTERDICT_SEED").map_or_else(
+        |_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
+        |seed| seed.parse().expect("INTERDICT_SEED is a number"),
+    );
+    eprintln!("moments of INTERDICT_SEED={seed}");
+    // SplitMix64 (Steele, Lea, Flood 2014): enough to spread moments, and repeatable.
+    let moment = |n: u64| {
+        let mixed = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
     };
     let python = python().display().to_string();
     let agent = w.agent.as_caller();
@@ -554,10 +562,10 @@ for family, address in ((socket.AF_INET, ("127.0.0.1", int(sys.argv[2]))), (sock
             .expect("started");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         // Somewhere within the load: a different moment each time.
-        for _ in 0..(3 + (round * 7) % 23) {
+        for _ in 0..=moment(2 * round) % 40 {
             told.push(lines.next().expect("a line").expect("text"));
         }
-        std::thread::sleep(Duration::from_micros((round * 397) % 1000));
+        std::thread::sleep(Duration::from_micros(moment(2 * round + 1) % 3000));
         child.kill().expect("killed");
         child.wait().expect("ended");
         for line in lines.map_while(Result::ok) {

@@ -179,21 +179,21 @@ impl<'s> Relay<'s> {
                         self.bytes_down = self.bytes_down.saturating_add(n as u64);
                         self.answered();
                     }
-                    Err(error) => break format!("the target broke off: {error}"),
+                    Err(error) => break broke_off("target", &error),
                 },
                 read = self.from_process.read_buf(&mut self.process_bytes), if room_up => match read {
                     Ok(0) => break "the process closed the connection".to_owned(),
                     Ok(n) => self.bytes_up = self.bytes_up.saturating_add(n as u64),
-                    Err(error) => break format!("the process broke off: {error}"),
+                    Err(error) => break broke_off("process", &error),
                 },
                 wrote = self.to_target.flush(), if self.to_target.needs_flush() => {
                     if let Err(error) = wrote {
-                        break format!("the target broke off: {error}");
+                        break broke_off("target", &error);
                     }
                 }
                 wrote = self.to_process.flush(), if self.to_process.needs_flush() => {
                     if let Err(error) = wrote {
-                        break format!("the process broke off: {error}");
+                        break broke_off("process", &error);
                     }
                 }
             }
@@ -276,5 +276,15 @@ async fn ready<T>(making: Option<&mut Pin<Box<dyn Future<Output = T> + Send + '_
     match making {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+/// Why a session ended when a side went away without the protocol's own farewell.
+fn broke_off(side: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof
+        | std::io::ErrorKind::ConnectionReset
+        | std::io::ErrorKind::BrokenPipe => format!("the {side} hung up"),
+        _ => format!("the {side} broke off: {error}"),
     }
 }
