@@ -12,7 +12,7 @@ use serde_json::json;
 
 const ROUNDS: usize = 5;
 const SECONDS: &str = "4";
-const CLIENTS: &str = "8";
+const CLIENTS: &str = "32";
 
 const SELECT: &str = "\\set aid random(1, 100000)\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n";
 const PEOPLE: &str = "\\set id random(1, 10000)\nSELECT id, name, email FROM people_bench WHERE id = :id;\n";
@@ -29,6 +29,9 @@ fn main() -> Result<()> {
          INSERT INTO people_bench SELECT g, 'Name ' || g, 'user' || g || '@example.com' FROM generate_series(1, 10000) g;",
     )?;
     database.direct("shop", "VACUUM ANALYZE")?;
+    // The tests want every statement in the server's log; nobody else does.
+    database.direct("shop", "ALTER SYSTEM SET log_statement = 'none'")?;
+    database.direct("shop", "SELECT pg_reload_conf()")?;
     let issuer = Oidc::start()?;
     let agent = Agent::new(dir.path(), &database, &issuer, "")?.as_caller();
     let config = agent.state().with_file_name("interdict.toml");
@@ -153,7 +156,7 @@ fn round2(ratio: f64) -> f64 {
     (ratio * 100.0).round() / 100.0
 }
 
-/// pgbouncer in session mode, with SCRAM on both sides.
+/// pgbouncer in session mode, with SCRAM on both sides, and TLS towards the server as the agent has it.
 struct Bouncer {
     child: Child,
     port: u16,
@@ -166,11 +169,12 @@ impl Bouncer {
         std::fs::write(&users, format!("\"owner\" \"{PASSWORD}\"\n"))?;
         let config = dir.join("pgbouncer.ini");
         let text = format!(
-            "[databases]\nshop = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             auth_type = scram-sha-256\nauth_file = {}\npool_mode = session\nmax_client_conn = 100\nserver_tls_sslmode = disable\n\
-             logfile = /dev/null\nunix_socket_dir =\n",
+            "[databases]\nshop = host=localhost port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             auth_type = scram-sha-256\nauth_file = {}\npool_mode = session\nmax_client_conn = 100\nserver_tls_sslmode = verify-full\n\
+             server_tls_ca_file = {}\nlogfile = /dev/null\nunix_socket_dir =\n",
             database.port,
-            users.display()
+            users.display(),
+            database.ca().display()
         );
         std::fs::write(&config, text)?;
         let status = Command::new("chmod")
