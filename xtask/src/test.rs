@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::ebpf::{self, Compared};
 use crate::setup;
-use crate::shell::{cargo, complain, run as execute, say, step, target, tools};
+use crate::shell::{cargo, command, complain, run as execute, say, step, target, tools};
 use crate::tidy;
 
 /// Counts of the tests that ran.
@@ -52,23 +52,30 @@ pub(crate) fn run(fast: bool) -> Result<()> {
     Ok(())
 }
 
+/// The release of cargo-deny that `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
 fn deny() -> Result<()> {
-    let there = cargo(&["deny", "--version"])
-        .output()
-        .is_ok_and(|out| out.status.success());
-    if !there {
-        complain("SKIPPED cargo deny: it is not installed (cargo install cargo-deny --locked)");
-        return Ok(());
+    let root = tools().join("cargo-deny");
+    let binary = root.join("bin/cargo-deny");
+    if !binary.exists() {
+        say(&format!(
+            "    installing cargo-deny {CARGO_DENY} (a few minutes, once)"
+        ));
+        let mut install = cargo(&["install", "-q", "cargo-deny", "--version", CARGO_DENY, "--locked"]);
+        install.arg("--root").arg(&root);
+        if let Err(error) = execute(install) {
+            complain(&format!("SKIPPED cargo deny: it cannot be installed: {error:#}"));
+            return Ok(());
+        }
     }
     complain("SKIPPED advisories of cargo deny: their database is asked for by users' own CI");
-    execute(cargo(&[
-        "deny",
-        "--offline",
-        "check",
-        "licenses",
-        "bans",
-        "sources",
-    ]))
+    let mut check = command(
+        &binary.display().to_string(),
+        &["--log-level", "error", "--offline"],
+    );
+    check.args(["check", "licenses", "bans", "sources"]);
+    execute(check)
 }
 
 fn kernel_object() -> Result<()> {
