@@ -281,10 +281,10 @@ async fn ready<T>(making: Option<&mut Pin<Box<dyn Future<Output = T> + Send + '_
 
 /// Why a session ended when a side went away without the protocol's own farewell.
 fn broke_off(side: &str, error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof
-        | std::io::ErrorKind::ConnectionReset
-        | std::io::ErrorKind::BrokenPipe => format!("the {side} hung up"),
-        _ => format!("the {side} broke off: {error}"),
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe) {
+        format!("the {side} hung up")
+    } else {
+        format!("the {side} broke off: {error}")
     }
 }
