@@ -17,6 +17,7 @@ pub struct Agent {
     dir: PathBuf,
     user: Option<String>,
     port: u16,
+    policies: Option<PathBuf>,
 }
 
 /// How a governed command ended.
@@ -72,7 +73,15 @@ password_file = "password"
             dir,
             user: Some("nobody".into()),
             port: database.port,
+            policies: None,
         })
+    }
+
+    /// Takes policies from `dir` in place of the shipped ones.
+    #[must_use]
+    pub fn with_policies(mut self, dir: &Path) -> Self {
+        self.policies = Some(dir.to_owned());
+        self
     }
 
     /// Runs governed commands as the caller itself.
@@ -107,6 +116,9 @@ password_file = "password"
             .arg(self.dir.join("interdict.toml"));
         if let Some(token) = token {
             run.arg("--identity-token-file").arg(token);
+        }
+        if let Some(dir) = &self.policies {
+            run.arg("--policies").arg(dir);
         }
         if let Some(user) = &self.user {
             run.args(["--user", user]);

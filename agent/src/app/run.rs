@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::audit::{AuditLog, Event};
 use crate::config::Config;
@@ -21,6 +21,7 @@ use crate::model::{Digest, OriginalDst, RunId};
 use crate::task::{Task, spawn};
 
 use super::environment;
+use super::reload::Reloading;
 use super::rooms::{BuildError, build, resolvers};
 use super::serve::Serving;
 use super::user::RunAs;
@@ -141,6 +142,17 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
             crate::audit::ship(config.audit.dir.clone(), sink),
         ));
     }
+    let reload = config.policies.clone().map(|dir| {
+        let asked = Arc::new(Notify::new());
+        let reloading = Reloading {
+            dir,
+            classes: rooms.masks.classes().clone(),
+            policies: Arc::clone(&rooms.policies),
+            audit: audit.clone(),
+        };
+        tasks.push(spawn("policies", reloading.watch(Arc::clone(&asked))));
+        asked
+    });
     tasks.extend(control(&built.issuers, &guard, rooms));
     record_start(rooms, run_as.as_ref(), name).await?;
     let changes = environment::for_command(
@@ -150,7 +162,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         token_variable.as_deref(),
     );
     let launched = guard::launch(&mut guard, &cgroup, launch_spec(command, run_as, changes)).await?;
-    let status = wait(launched, &cgroup).await?;
+    let status = wait(launched, &cgroup, reload.as_deref()).await?;
     let _receipt = audit
         .record(Event::RunEnded {
             run: rooms.run,
@@ -276,8 +288,9 @@ fn launch_spec(
     }
 }
 
-/// Waits for the command, passing signals on to it, and then for the last of its processes.
-async fn wait(launched: Launched, cgroup: &RunCgroup) -> Result<i32, RunError> {
+/// Waits for the command, passing signals on to it, and then for the last of its processes. A SIGHUP to the agent asks it to
+/// read its policies where they can change (that of a terminal reaches the command from the kernel, which sends it to the whole group).
+async fn wait(launched: Launched, cgroup: &RunCgroup, reload: Option<&Notify>) -> Result<i32, RunError> {
     let Launched { mut child, pid } = launched;
     let mut signals = Signals::listen().map_err(|source| RunError::System {
         what: "no signals",
@@ -288,7 +301,10 @@ async fn wait(launched: Launched, cgroup: &RunCgroup) -> Result<i32, RunError> {
             ended = child.wait() => {
                 break ended.map_err(|source| RunError::System { what: "the command's end was not seen", source })?;
             }
-            number = signals.next() => forward(pid, number),
+            number = signals.next() => match reload {
+                Some(asked) if number == rustix::process::Signal::HUP => asked.notify_one(),
+                _ => forward(pid, number),
+            },
         }
     };
     let mut ending = std::pin::pin!(cgroup.wait_empty());
@@ -300,6 +316,10 @@ async fn wait(launched: Launched, cgroup: &RunCgroup) -> Result<i32, RunError> {
             }
             // Its children are left: a second wish to end ends them.
             number = signals.next() => {
+                if let (Some(asked), rustix::process::Signal::HUP) = (reload, number) {
+                    asked.notify_one();
+                    continue;
+                }
                 tracing::debug!(?number, "ending what is left of the run");
                 cgroup.kill();
             }

@@ -140,8 +140,19 @@ pub enum Event {
     Reloaded {
         /// What: `policies`, `classes`, `keys of ISSUER`.
         what: String,
+        /// Digest of the old content.
+        from: Digest,
         /// Digest of the new content.
-        digest: Digest,
+        to: Digest,
+    },
+    /// A change of policies or configuration was wrong: what was there before stays.
+    ReloadRefused {
+        /// What, as above.
+        what: String,
+        /// Digest of the content that stays.
+        kept: Digest,
+        /// What is wrong.
+        reason: String,
     },
     /// A workload started.
     RunStarted {

@@ -223,6 +223,7 @@ fn scene_of(event: &Event) -> Option<&Scene> {
         Event::AgentStarted { .. }
         | Event::AgentStopped { .. }
         | Event::Reloaded { .. }
+        | Event::ReloadRefused { .. }
         | Event::RunStarted { .. }
         | Event::RunEnded { .. }
         | Event::IdentityBound { .. }
@@ -259,9 +260,16 @@ impl Record {
                 self.kind = "agent.stopped".into();
                 self.reason.clone_from(reason);
             }
-            Event::Reloaded { what, digest } => {
+            Event::Reloaded { what, from, to } => {
                 self.kind = "agent.reloaded".into();
-                self.detail = format!("{what}: {digest}");
+                self.detail = format!("{what}: from {from} to {to}");
+                self.bundle = to.to_string();
+            }
+            Event::ReloadRefused { what, kept, reason } => {
+                self.kind = "agent.reload_refused".into();
+                self.detail = format!("{what}: {kept} stays");
+                self.bundle = kept.to_string();
+                self.reason.clone_from(reason);
             }
             Event::RunStarted {
                 run,

@@ -21,7 +21,8 @@ Examples:
   sudo interdict run --mode observe -- npx my-mcp-server
 
 The command runs as the user that called sudo (or --user), with standard input, output and error untouched; the agent's
-own log goes to standard error (INTERDICT_LOG=debug for more). Its exit status is the command's.";
+own log goes to standard error (INTERDICT_LOG=debug for more). Its exit status is the command's. Signals are passed on to it; with
+a policy directory, SIGHUP makes the agent read that again instead (it does within two seconds of a change by itself).";
 
 /// Run a command with every connection of it governed.
 #[derive(Debug, Args)]

@@ -92,12 +92,12 @@ pub fn from_directory(dir: &Path) -> Result<Vec<PolicySource>, PolicyErrors> {
             what,
         }])
     };
-    let entries = std::fs::read_dir(dir).map_err(|error| wrong(dir, format!("cannot be read: {error}")))?;
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "cedar"))
-        .collect();
+    let listed = std::fs::read_dir(dir).and_then(|entries| {
+        let paths = entries.map(|entry| entry.map(|e| e.path()));
+        paths.collect::<Result<Vec<PathBuf>, _>>()
+    });
+    let mut files = listed.map_err(|error| wrong(dir, format!("cannot be read: {error}")))?;
+    files.retain(|p| p.extension().is_some_and(|e| e == "cedar"));
     files.sort();
     if files.is_empty() {
         return Err(wrong(

@@ -11,7 +11,7 @@ use crate::audit::{AuditError, Event, JudgedAs, OperationEvent, OutcomeGuard, Re
 use crate::config::Mode;
 use crate::mask::MaskPlan;
 use crate::model::{
-    Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, RecordingLevel, Refusal,
+    Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, RecordingLevel, Refusal,
     RefusalKind, Ticket, Timestamp,
 };
 use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
@@ -129,14 +129,11 @@ impl Session {
             Ok(principal) => principal,
             Err(refusal) => return Err(self.refused(id, Some(operation), refusal, None).await),
         };
-        let engine = self.rooms.policies.current();
-        let judged = self.judge(&engine, id, &operation, &principal, now).await;
+        let judged = self.judge(id, &operation, &principal, now).await;
         let (allowed, ticket) = match judged {
             Judged::Go(allowed, ticket) => (allowed, ticket),
-            Judged::Refuse(refusal) => {
-                return Err(self
-                    .refused(id, Some(operation), refusal, Some(engine.bundle()))
-                    .await);
+            Judged::Refuse(refusal, bundle) => {
+                return Err(self.refused(id, Some(operation), refusal, Some(bundle)).await);
             }
         };
         self.permit(id, request, operation, allowed, ticket, now).await
@@ -173,17 +170,17 @@ impl Session {
 
     async fn judge(
         &self,
-        engine: &Engine,
         id: OperationId,
         operation: &Arc<Operation>,
         principal: &Principal,
         now: Timestamp,
     ) -> Judged {
         let target = &self.target.target;
+        let engine = self.rooms.policies.current();
         match engine.decide(operation, principal, target, None, now) {
             Decision::Allow(allowed) => Judged::Go(allowed, None),
-            Decision::Deny(denial) => self.denied(engine, operation, principal, denial, now),
-            Decision::NeedsApproval(need) => self.consent(engine, id, operation, principal, need, now).await,
+            Decision::Deny(denial) => self.denied(&engine, operation, principal, denial, now),
+            Decision::NeedsApproval(need) => self.consent(&engine, id, operation, principal, need, now).await,
         }
     }
 
@@ -196,7 +193,7 @@ impl Session {
         now: Timestamp,
     ) -> Judged {
         match self.mode() {
-            Mode::Enforce => Judged::Refuse(denial_refusal(denial)),
+            Mode::Enforce => refused_by(denial),
             Mode::Observe => Judged::Go(
                 engine.observe(operation, principal, &self.target.target, denial, now),
                 None,
@@ -223,18 +220,23 @@ impl Session {
         match self.ask(id, operation, principal, &need, now).await {
             Ok(Asked::Granted(consent)) => {
                 let now = crate::clock::now();
+                // The policies may have changed while somebody was asked: those of now count.
+                let engine = self.rooms.policies.current();
                 match engine.decide(operation, principal, &self.target.target, Some(&consent), now) {
                     Decision::Allow(allowed) => Judged::Go(allowed, Some(consent.ticket().clone())),
-                    Decision::Deny(denial) => Judged::Refuse(denial_refusal(denial)),
-                    Decision::NeedsApproval(still) => Judged::Refuse(denial_refusal(still.as_denial())),
+                    Decision::Deny(denial) => refused_by(denial),
+                    Decision::NeedsApproval(still) => refused_by(still.as_denial()),
                 }
             }
-            Ok(Asked::Refused(refusal)) => Judged::Refuse(refusal),
-            Err(error) => Judged::Refuse(Refusal::new(
-                RefusalKind::NotRecorded,
-                format!("It needs approval, and the request could not be stored: {error}."),
-                "Tell whoever runs the agent: `interdict doctor` and its log say more.",
-            )),
+            Ok(Asked::Refused(refusal)) => Judged::Refuse(refusal, need.bundle),
+            Err(error) => {
+                let refusal = Refusal::new(
+                    RefusalKind::NotRecorded,
+                    format!("It needs approval, and the request could not be stored: {error}."),
+                    "Tell whoever runs the agent: its log says more.",
+                );
+                Judged::Refuse(refusal, need.bundle)
+            }
         }
     }
 
@@ -352,7 +354,7 @@ impl Session {
         id: OperationId,
         operation: Option<Arc<Operation>>,
         judged: JudgedAs,
-        bundle: Option<crate::model::Digest>,
+        bundle: Option<Digest>,
         recording: RecordingLevel,
     ) -> Event {
         Event::Operation {
@@ -373,7 +375,7 @@ impl Session {
         id: OperationId,
         operation: Option<Arc<Operation>>,
         mut refusal: Refusal,
-        bundle: Option<crate::model::Digest>,
+        bundle: Option<Digest>,
     ) -> Refusal {
         refusal.operation = Some(id);
         let ticket = match &refusal.kind {
@@ -404,7 +406,8 @@ impl Session {
 
 enum Judged {
     Go(Allowed, Option<Ticket>),
-    Refuse(Refusal),
+    /// With the digest of the policies that decided.
+    Refuse(Refusal, Digest),
 }
 
 enum Asked {
@@ -418,6 +421,11 @@ fn waits_do_harm(operation: &Operation) -> bool {
         Facts::Sql(facts) => facts.in_transaction,
         Facts::Connect(_) => false,
     }
+}
+
+fn refused_by(denial: Denial) -> Judged {
+    let bundle = denial.bundle;
+    Judged::Refuse(denial_refusal(denial), bundle)
 }
 
 fn denial_refusal(denial: Denial) -> Refusal {

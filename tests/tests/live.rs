@@ -1,0 +1,210 @@
+//! What changes while sessions are open: policies, and statements that take too long.
+#![expect(clippy::expect_used, reason = "in a test, that is the failure")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout};
+use std::time::{Duration, Instant};
+
+use interdict_tests::tools::repository;
+use interdict_tests::{Agent, Oidc, Postgres, can_govern};
+use serde_json::Value;
+
+/// An agent with policies of its own, which start as copies of the shipped ones.
+struct World {
+    // Declared in the order of dropping: the server before its directory.
+    database: Postgres,
+    _issuer: Oidc,
+    agent: Agent,
+    alice: PathBuf,
+    dora: PathBuf,
+    policies: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+fn world(test: &str, more: &str) -> Option<World> {
+    if !can_govern(test) {
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("temp dir");
+    let policies = dir.path().join("policies");
+    std::fs::create_dir(&policies).expect("made");
+    for entry in std::fs::read_dir(repository().join("policies")).expect("policies") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|e| e == "cedar") {
+            std::fs::copy(&path, policies.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    let database = Postgres::start(dir.path()).expect("PostgreSQL");
+    let issuer = Oidc::start().expect("issuer");
+    let agent = Agent::new(dir.path(), &database, &issuer, more).expect("agent");
+    let token = |name: &str, groups: &[&str]| {
+        let token = issuer.token(name, groups, 600);
+        agent.token(name, &token).expect("token")
+    };
+    Some(World {
+        database,
+        alice: token("alice", &["analyst"]),
+        dora: token("dora", &["dba"]),
+        _issuer: issuer,
+        agent: agent.with_policies(&policies),
+        policies,
+        _dir: dir,
+    })
+}
+
+impl World {
+    fn policy(&self, file: &str, text: &str) {
+        // As editors and deployments do it: whole or not at all.
+        let draft = self.policies.join("draft");
+        std::fs::write(&draft, text).expect("written");
+        std::fs::rename(&draft, self.policies.join(file)).expect("renamed");
+    }
+
+    fn kinds(&self, kind: &str) -> Vec<Value> {
+        let mut records = self.agent.records().expect("records");
+        records.retain(|r| r["kind"] == kind);
+        records
+    }
+
+    fn wait_for_kind(&self, kind: &str, count: usize) -> Vec<Value> {
+        wait_for(kind, || {
+            Some(self.kinds(kind)).filter(|found| found.len() >= count)
+        })
+    }
+}
+
+/// A governed psql that is asked one thing after another; errors come back like answers.
+struct Psql {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Psql {
+    fn start(w: &World, who: &Path) -> Self {
+        let command = ["sh", "-c", "exec psql -X -At -q -v VERBOSITY=verbose 2>&1"];
+        let mut child = w.agent.start(Some(who), &command).expect("started");
+        Self {
+            input: child.stdin.take().expect("stdin"),
+            output: BufReader::new(child.stdout.take().expect("stdout")),
+            child,
+        }
+    }
+
+    fn ask(&mut self, sql: &str) -> String {
+        writeln!(self.input, "{sql};\n\\echo ---").expect("asked");
+        let mut answer = String::new();
+        loop {
+            let from = answer.len();
+            let read = self.output.read_line(&mut answer).expect("answered");
+            assert_ne!(read, 0, "psql ended: {answer}");
+            if answer.get(from..) == Some("---\n") {
+                answer.truncate(from);
+                return answer.trim().to_owned();
+            }
+        }
+    }
+
+    fn end(mut self) {
+        drop(self.input);
+        assert!(self.child.wait().expect("ended").success());
+    }
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+const NO_COUNTING: &str = "@id(\"closed\") @reason(\"Closed for today.\")\n\
+    forbid (principal, action == Action::\"sql.select\", resource);\n";
+
+#[test]
+fn changed_policies_are_in_force_in_open_sessions_and_wrong_ones_are_not() {
+    let Some(w) = world("changed_policies", "") else {
+        return;
+    };
+    let mut psql = Psql::start(&w, &w.alice);
+    assert_eq!(psql.ask("SELECT 1"), "1");
+
+    w.policy("90-closed.cedar", NO_COUNTING);
+    let first = w.wait_for_kind("agent.reloaded", 1);
+    let refused = psql.ask("SELECT 1");
+    assert!(refused.contains("Closed for today"), "{refused}");
+
+    w.policy("90-closed.cedar", "permit (principal, action,");
+    let wrong = w.wait_for_kind("agent.reload_refused", 1);
+    let told = wrong[0]["reason"].as_str().expect("a reason");
+    assert!(told.contains("90-closed.cedar:1"), "{told}");
+    let refused = psql.ask("SELECT 1");
+    assert!(refused.contains("Closed for today"), "{refused}");
+
+    // Asked for, it is done at once, and what runs governed does not see the signal.
+    std::fs::remove_file(w.policies.join("90-closed.cedar")).expect("removed");
+    let agent = i32::try_from(psql.child.id()).expect("a pid");
+    let agent = rustix::process::Pid::from_raw(agent).expect("a pid");
+    rustix::process::kill_process(agent, rustix::process::Signal::HUP).expect("sent");
+    let second = w.wait_for_kind("agent.reloaded", 2);
+    assert_eq!(psql.ask("SELECT 1"), "1");
+    psql.end();
+
+    // Every decision names the set that made it, and every set says which one it came after.
+    let started = w.kinds("agent.started");
+    let digest = |r: &Value| r["bundle"].as_str().expect("a digest").to_owned();
+    let (old, new) = (digest(&started[0]), digest(&first[0]));
+    assert_eq!(first[0]["detail"], format!("policies: from {old} to {new}"));
+    assert_eq!(second[1]["detail"], format!("policies: from {new} to {old}"));
+    assert_eq!(digest(&wrong[0]), new);
+    let selects: Vec<(String, String)> = w
+        .kinds("operation")
+        .iter()
+        .filter(|r| r["actions"][0] == "sql.select")
+        .map(|r| (r["verdict"].as_str().unwrap_or_default().to_owned(), digest(r)))
+        .collect();
+    let expected = [
+        ("allowed", &old),
+        ("refused", &new),
+        ("refused", &new),
+        ("allowed", &old),
+    ];
+    let expected = expected.map(|(verdict, bundle)| (verdict.to_owned(), bundle.clone()));
+    assert_eq!(selects, expected);
+    w.agent.verify().expect("verified");
+}
+
+#[test]
+fn consent_to_what_was_forbidden_meanwhile_is_worth_nothing() {
+    let Some(w) = world("consent_meanwhile", "[approval]\nhold = \"60s\"\n") else {
+        return;
+    };
+    let update = "UPDATE orders SET total = 0";
+    let held = w
+        .agent
+        .start(Some(&w.alice), &["psql", "-X", "-At", "-c", update])
+        .expect("started");
+    let asked = w.wait_for_kind("approval.requested", 1);
+    let ticket = asked[0]["ticket"].as_str().expect("a ticket");
+    let never = "@id(\"never\") @reason(\"Frozen.\")\nforbid (principal, action in Action::\"sql.write\", resource);\n";
+    w.policy("90-frozen.cedar", never);
+    w.wait_for_kind("agent.reloaded", 1);
+    let dora = w.dora.display().to_string();
+    let approved = w
+        .agent
+        .interdict(&["approvals", "approve", ticket, "--token-file", &dora])
+        .expect("asked");
+    assert_eq!(approved.status, 0, "{}", approved.err);
+    let out = held.wait_with_output().expect("ended");
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && told.contains("Frozen."), "{told}");
+    let rest = w
+        .database
+        .direct("shop", "SELECT count(*) FROM orders WHERE total = 0");
+    assert_eq!(rest.expect("direct"), "0");
+}
