@@ -2,6 +2,7 @@
 #![expect(
     clippy::expect_used,
     clippy::string_slice,
+    clippy::print_stderr,
     reason = "in a test, that is the failure"
 )]
 
@@ -514,24 +515,29 @@ fn an_identity_ends_with_its_token() {
     );
 }
 
+/// Moments that differ from run to run; `INTERDICT_SEED` repeats those of one.
+fn moments() -> impl Fn(u64) -> u64 {
+    let seed: u64 = std::env::var("INTERDICT_SEED").map_or_else(
+        |_unset| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
+        |seed| seed.parse().expect("INTERDICT_SEED is a number"),
+    );
+    eprintln!("moments of INTERDICT_SEED={seed}");
+    // SplitMix64 (Steele, Lea, Flood 2014): enough to spread moments.
+    move |n| {
+        let mixed = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
 #[test]
 fn when_the_agent_is_killed_nothing_is_lost_and_nothing_escapes() {
     let Some(w) = world("when_the_agent_is_killed", "") else {
         return;
     };
     let rounds: u64 = 50;
-    let seed: u64 = std::env::var("INTERDICT_SEED").map_or_else(
-        |_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
-        |seed| seed.parse().expect("INTERDICT_SEED is a number"),
-    );
-    eprintln!("moments of INTERDICT_SEED={seed}");
-    // SplitMix64 (Steele, Lea, Flood 2014): enough to spread moments, and repeatable.
-    let moment = |n: u64| {
-        let mixed = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    };
+    let moment = moments();
     let python = python().display().to_string();
     let agent = w.agent.as_caller();
     let script = r#"
