@@ -7,6 +7,7 @@ pub mod clock;
 pub mod task;
 pub mod telemetry;
 
+pub mod json;
 pub mod model;
 
 pub mod config;

@@ -12,6 +12,7 @@ const MAX_LINES: usize = 700;
 /// Which rooms of the agent a room may import. Those of `OPEN` are open to all.
 const EDGES: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("json", &["model"]),
     ("config", &["model"]),
     ("guard", &["model", "config"]),
     ("identity", &["model", "config"]),
@@ -20,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("audit", &["model", "config"]),
     ("connection", &["model", "config", "guard"]),
     ("approval", &["model", "config", "audit"]),
-    ("policy", &["model", "config", "approval"]),
+    ("policy", &["json", "model", "config", "approval"]),
     (
         "session",
         &[
@@ -37,7 +38,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "protocol",
-        &["model", "config", "session", "connection", "mask", "credential"],
+        &[
+            "json",
+            "model",
+            "config",
+            "session",
+            "connection",
+            "mask",
+            "credential",
+        ],
     ),
     (
         "control",

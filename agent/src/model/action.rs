@@ -48,13 +48,33 @@ pub enum Action {
     SqlSession,
     /// `VACUUM`, `ANALYZE`, `REINDEX`, `CHECKPOINT`, explicit locks.
     SqlMaintenance,
+    /// Begin, keep or end a session of MCP; notifications.
+    McpSession,
+    /// Ask what an MCP server offers: tools, resources, prompts, completions of arguments.
+    McpList,
+    /// Call a tool of an MCP server.
+    McpToolCall,
+    /// Read a resource of an MCP server, or ask to be told of its changes.
+    McpResourceRead,
+    /// Get a prompt of an MCP server.
+    McpPromptGet,
+    /// Listen for what an MCP server sends by itself.
+    McpListen,
+    /// Follow or cancel a task of an MCP server.
+    McpTask,
+    /// Answer what an MCP server asked: sampling, elicitation, roots.
+    McpAnswer,
+    /// Any other method of an MCP server.
+    McpOther,
+    /// Send a prompt to a model.
+    LlmPrompt,
     /// See data of a class unmasked.
     Reveal,
 }
 
 impl Action {
     /// Every action, in declaration order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 32] = [
         Self::Connect,
         Self::SqlLogin,
         Self::SqlSelect,
@@ -76,6 +96,16 @@ impl Action {
         Self::SqlTransaction,
         Self::SqlSession,
         Self::SqlMaintenance,
+        Self::McpSession,
+        Self::McpList,
+        Self::McpToolCall,
+        Self::McpResourceRead,
+        Self::McpPromptGet,
+        Self::McpListen,
+        Self::McpTask,
+        Self::McpAnswer,
+        Self::McpOther,
+        Self::LlmPrompt,
         Self::Reveal,
     ];
 
@@ -104,6 +134,16 @@ impl Action {
             Self::SqlTransaction => "sql.transaction",
             Self::SqlSession => "sql.session",
             Self::SqlMaintenance => "sql.maintenance",
+            Self::McpSession => "mcp.session",
+            Self::McpList => "mcp.list",
+            Self::McpToolCall => "mcp.tool.call",
+            Self::McpResourceRead => "mcp.resource.read",
+            Self::McpPromptGet => "mcp.prompt.get",
+            Self::McpListen => "mcp.listen",
+            Self::McpTask => "mcp.task",
+            Self::McpAnswer => "mcp.answer",
+            Self::McpOther => "mcp.other",
+            Self::LlmPrompt => "llm.prompt",
             Self::Reveal => "reveal",
         }
     }
@@ -112,7 +152,7 @@ impl Action {
     #[must_use]
     pub const fn groups(self) -> &'static [&'static str] {
         match self {
-            Self::Connect | Self::Reveal => &[],
+            Self::Connect | Self::Reveal | Self::LlmPrompt => &[],
             Self::SqlLogin | Self::SqlTransaction | Self::SqlSession => &["sql.control"],
             Self::SqlSelect | Self::SqlCopyOut => &["sql.read"],
             Self::SqlInsert | Self::SqlUpdate | Self::SqlDelete | Self::SqlMerge | Self::SqlCopyIn => {
@@ -123,11 +163,18 @@ impl Action {
             Self::SqlCreate | Self::SqlAlter => &["sql.schema"],
             Self::SqlAdmin | Self::SqlMaintenance => &["sql.administer"],
             Self::SqlExecute | Self::SqlServerFile => &["sql.code"],
+            Self::McpSession | Self::McpList | Self::McpListen => &["mcp.control"],
+            Self::McpToolCall
+            | Self::McpResourceRead
+            | Self::McpPromptGet
+            | Self::McpTask
+            | Self::McpAnswer
+            | Self::McpOther => &["mcp"],
         }
     }
 
     /// The groups of actions and the group above each (all SQL groups lie in `sql`).
-    pub const GROUPS: [(&'static str, Option<&'static str>); 8] = [
+    pub const GROUPS: [(&'static str, Option<&'static str>); 10] = [
         ("sql", None),
         ("sql.control", Some("sql")),
         ("sql.read", Some("sql")),
@@ -136,6 +183,8 @@ impl Action {
         ("sql.schema", Some("sql")),
         ("sql.administer", Some("sql")),
         ("sql.code", Some("sql")),
+        ("mcp", None),
+        ("mcp.control", Some("mcp")),
     ];
 
     /// Whether it can change anything but the session itself. What is not known to only read counts as a change.
@@ -148,6 +197,12 @@ impl Action {
             | Self::SqlCopyOut
             | Self::SqlTransaction
             | Self::SqlSession
+            | Self::McpSession
+            | Self::McpList
+            | Self::McpResourceRead
+            | Self::McpPromptGet
+            | Self::McpListen
+            | Self::LlmPrompt
             | Self::Reveal => false,
             Self::SqlInsert
             | Self::SqlUpdate
@@ -163,7 +218,11 @@ impl Action {
             | Self::SqlExecute
             | Self::SqlServerFile
             | Self::SqlCopyIn
-            | Self::SqlMaintenance => true,
+            | Self::SqlMaintenance
+            | Self::McpToolCall
+            | Self::McpTask
+            | Self::McpAnswer
+            | Self::McpOther => true,
         }
     }
 }

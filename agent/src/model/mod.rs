@@ -4,6 +4,7 @@
 mod action;
 mod address;
 mod class;
+mod document;
 mod id;
 mod obligation;
 mod operation;
@@ -17,13 +18,15 @@ mod time;
 pub use action::Action;
 pub use address::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, UpstreamAddr};
 pub use class::{DataClass, InvalidClass, MaskCounts};
+pub use document::Document;
 pub use id::{
     BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
     RunId, SessionId, Ticket,
 };
 pub use obligation::{Limits, Obligations, RecordingLevel};
 pub use operation::{
-    ConnectFacts, Facts, Operation, ParameterShown, SqlFacts, StatementFacts, StatementKind, TableName,
+    ConnectFacts, Facts, LlmFacts, McpFacts, Operation, ParameterShown, SqlFacts, StatementFacts,
+    StatementKind, TableName,
 };
 pub use outcome::{Outcome, OutcomeStatus};
 pub use principal::{Principal, PrincipalKind};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::action::Action;
+use super::document::Document;
 use super::id::Fingerprint;
 
 /// One operation: the unit that is decided, consented to and recorded.
@@ -58,6 +59,44 @@ pub enum Facts {
     Sql(SqlFacts),
     /// An opaque connection.
     Connect(ConnectFacts),
+    /// A message of MCP.
+    Mcp(McpFacts),
+    /// A prompt.
+    Llm(LlmFacts),
+}
+
+/// Facts of a message to an MCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct McpFacts {
+    /// The method (`tools/call`); empty for an answer to the server and for what is no message.
+    pub method: String,
+    /// The tool that is called; empty for anything else.
+    pub tool: String,
+    /// The resource that is read; empty for anything else.
+    pub uri: String,
+    /// The prompt that is got; empty for anything else.
+    pub prompt: String,
+    /// The arguments; for what has none, all parameters.
+    pub input: Document,
+}
+
+/// Facts of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LlmFacts {
+    /// Whose words it is in: `openai` or `anthropic`.
+    pub api: String,
+    /// The model that is asked for, as written.
+    pub model: String,
+    /// Names of the tools that the model may call.
+    pub tools: BTreeSet<String>,
+    /// Classes of sensitive data that were found in the prompt.
+    pub findings: BTreeSet<String>,
+    /// Length of all its texts, in bytes.
+    pub bytes: u64,
+    /// Whether it holds what is no text: pictures, sound, files.
+    pub attachments: bool,
+    /// Whether the provider is told to keep it.
+    pub stored: bool,
 }
 
 /// Facts of an opaque connection.

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::model::{
-    Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, IssuerName, Operation,
-    PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts, StatementKind, TableName, Target,
-    TargetName, Timestamp,
+    Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, IssuerName, LlmFacts,
+    McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts,
+    StatementKind, TableName, Target, TargetName, Timestamp,
 };
 
 use super::annotations::duration;
@@ -97,6 +97,10 @@ pub fn shipped_cases() -> Vec<PolicySource> {
             "policies/tests/code.toml",
             include_str!("../../../policies/tests/code.toml"),
         ),
+        one(
+            "policies/tests/agents.toml",
+            include_str!("../../../policies/tests/agents.toml"),
+        ),
     ]
 }
 
@@ -179,8 +183,35 @@ struct RawContext {
     statements: Option<usize>,
     address: Option<IpAddr>,
     port: Option<u16>,
+    #[serde(default)]
+    mcp: RawMcp,
+    #[serde(default)]
+    input: toml::Table,
+    #[serde(default)]
+    llm: RawLlm,
     now: Option<toml::value::Datetime>,
     approval: Option<RawApproval>,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct RawMcp {
+    method: String,
+    tool: String,
+    uri: String,
+    prompt: String,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct RawLlm {
+    api: String,
+    model: String,
+    tools: BTreeSet<String>,
+    findings: BTreeSet<String>,
+    bytes: u64,
+    attachments: bool,
+    stored: bool,
 }
 
 #[derive(Deserialize)]
@@ -373,8 +404,13 @@ fn operation(action: OneOrMany, context: RawContext) -> Result<Operation, String
     if actions.is_empty() {
         return Err("no action: name at least one".into());
     }
+    let of = |group: &str| actions.iter().filter(|a| a.name().starts_with(group)).count();
     let facts = if actions.contains(&Action::Connect) {
         connect(&actions, context)?
+    } else if of("mcp.") > 0 {
+        mcp(&actions, context)?
+    } else if of("llm.") > 0 {
+        llm(&actions, context)?
     } else {
         Facts::Sql(sql(&actions, context)?)
     };
@@ -395,6 +431,50 @@ fn connect(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, Str
     }
 }
 
+fn mcp(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, String> {
+    if actions.len() > 1 {
+        return Err("a message of MCP is one action".into());
+    }
+    let RawMcp {
+        method,
+        tool,
+        uri,
+        prompt,
+    } = context.mcp;
+    let input = serde_json::to_value(context.input).map_err(|error| format!("context.input: {error}"))?;
+    Ok(Facts::Mcp(McpFacts {
+        method,
+        tool,
+        uri,
+        prompt,
+        input: crate::json::facts(&input).map_err(|error| format!("context.input: {error}"))?,
+    }))
+}
+
+fn llm(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, String> {
+    if actions.len() > 1 {
+        return Err("a prompt is one action".into());
+    }
+    let RawLlm {
+        api,
+        model,
+        tools,
+        findings,
+        bytes,
+        attachments,
+        stored,
+    } = context.llm;
+    Ok(Facts::Llm(LlmFacts {
+        api,
+        model,
+        tools,
+        findings,
+        bytes,
+        attachments,
+        stored,
+    }))
+}
+
 fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, String> {
     let RawContext {
         kinds,
@@ -407,11 +487,19 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
         statements,
         address,
         port,
+        mcp,
+        input,
+        llm,
         now: _,
         approval: _,
     } = context;
     if address.is_some() || port.is_some() {
         return Err("context.address and context.port are those of connect".into());
+    }
+    if mcp != RawMcp::default() || !input.is_empty() || llm != RawLlm::default() {
+        return Err(
+            "context.mcp and context.input are those of mcp.*, context.llm is that of llm.prompt".into(),
+        );
     }
     let table = |name: &String| match name.split_once('.') {
         Some((schema, name)) => TableName {

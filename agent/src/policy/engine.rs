@@ -1,5 +1,6 @@
 //! One loaded set of policies, and the handle through which a reload replaces it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ use crate::model::{
 use super::annotations::Annotations;
 use super::decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};
 use super::load::{Loaded, PolicyErrors, PolicySource, joined, load};
-use super::question::{Unsayable, Word, context, entities, request, reveal_context, uid};
+use super::question::{Unsayable, Word, context, entities, request, reveal_context, spoken_of, uid};
 
 /// Verdicts and entities that are kept; beyond it the memory starts anew.
 const MAX_KEPT: usize = 8192;
@@ -121,7 +122,7 @@ impl Engine {
     ) -> Decision {
         let keeps = consent.is_none() && !self.loaded.reads_time;
         let scene_key = scene_key(principal, target);
-        let key = keeps.then(|| verdict_key(scene_key, operation));
+        let key = keeps.then(|| verdict_key(scene_key, operation)).flatten();
         if let Some(kept) = key.and_then(|key| self.kept().verdicts.get(&key).cloned()) {
             return kept;
         }
@@ -246,12 +247,20 @@ impl Engine {
         if operation.actions.is_empty() {
             return Err("the operation has no action".into());
         }
+        let spoken_of = spoken_of(&operation.facts)?;
+        let entities = if spoken_of.is_empty() {
+            Cow::Borrowed(&*scene.entities)
+        } else {
+            let all = (*scene.entities).clone();
+            let all = all.add_entities(spoken_of, Some(&self.loaded.schema));
+            Cow::Owned(all.map_err(|error| error.to_string())?)
+        };
         for action in &operation.actions {
             let context = context(operation, word, self.time(now))?;
             let request = request(principal, action.name(), uid("Target", &target.name.0)?, context)?;
             let response = self
                 .authorizer
-                .is_authorized(&request, &self.loaded.policies, &scene.entities);
+                .is_authorized(&request, &self.loaded.policies, &entities);
             let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
             let reasons: Vec<CedarId> = response.diagnostics().reason().cloned().collect();
             if !errors.is_empty() {
@@ -422,8 +431,9 @@ pub(super) fn scene_key(principal: &Principal, target: &Target) -> Digest {
     Digest::of_fields(&parts)
 }
 
-/// Everything about the operation that a policy can read: its actions and its facts, not its text or parameters.
-fn verdict_key(scene: Digest, operation: &Operation) -> Digest {
+/// Everything about the operation that a policy can read: its actions and its facts, not its text or parameters. `None`: not worth
+/// keeping.
+fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
     let mut parts: Vec<&[u8]> = vec![scene.as_bytes()];
     parts.extend(operation.actions.iter().map(|action| action.name().as_bytes()));
     let flags;
@@ -450,8 +460,10 @@ fn verdict_key(scene: Digest, operation: &Operation) -> Digest {
             address = format!("{} {}", facts.address, facts.port);
             parts.extend([b"connect".as_slice(), address.as_bytes()]);
         }
+        // Their words are the process's own and seldom the same twice.
+        Facts::Mcp(_) | Facts::Llm(_) => return None,
     }
-    Digest::of_fields(&parts)
+    Some(Digest::of_fields(&parts))
 }
 
 /// The current set of policies; a reload replaces it at once for every decision that starts later.

@@ -77,6 +77,10 @@ pub fn shipped() -> Vec<PolicySource> {
             "policies/40-code.cedar",
             include_str!("../../../policies/40-code.cedar"),
         ),
+        one(
+            "policies/50-agents.cedar",
+            include_str!("../../../policies/50-agents.cedar"),
+        ),
     ]
 }
 

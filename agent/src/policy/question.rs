@@ -10,7 +10,8 @@ use cedar_policy::{
 
 use crate::approval::Consent;
 use crate::model::{
-    DataClass, Facts, Group, Operation, Principal, PrincipalKind, SqlFacts, Target, Timestamp,
+    DataClass, Document, Facts, Group, LlmFacts, McpFacts, Operation, Principal, PrincipalKind, SqlFacts,
+    Target, Timestamp,
 };
 
 /// Something could not be said in Cedar's words; the answer is then no.
@@ -108,6 +109,11 @@ pub(super) fn context(
             ("address".to_owned(), Value::new_ip(connect.address.to_string())),
             ("port".to_owned(), Value::new_long(connect.port.into())),
         ],
+        Facts::Mcp(facts) => vec![
+            ("mcp".to_owned(), mcp(facts)?),
+            ("input".to_owned(), input(&facts.input)?),
+        ],
+        Facts::Llm(facts) => vec![("llm".to_owned(), llm(facts)?)],
     };
     pairs.extend(time(now));
     if let Some(word) = word {
@@ -179,6 +185,100 @@ fn sql(facts: &SqlFacts) -> Result<Value, Unsayable> {
         ),
     ];
     Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn mcp(facts: &McpFacts) -> Result<Value, Unsayable> {
+    let McpFacts {
+        method,
+        tool,
+        uri,
+        prompt,
+        input: _,
+    } = facts;
+    let text = |s: &str| Value::new_string(s.to_owned());
+    let fields = [
+        ("method".to_owned(), text(method)),
+        ("tool".to_owned(), text(tool)),
+        ("uri".to_owned(), text(uri)),
+        ("prompt".to_owned(), text(prompt)),
+    ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn llm(facts: &LlmFacts) -> Result<Value, Unsayable> {
+    let LlmFacts {
+        api,
+        model,
+        tools,
+        findings,
+        bytes,
+        attachments,
+        stored,
+    } = facts;
+    let fields = [
+        ("api".to_owned(), Value::new_string(api.clone())),
+        ("model".to_owned(), Value::new_string(model.clone())),
+        ("tools".to_owned(), strings(tools.iter().map(String::as_str))),
+        (
+            "findings".to_owned(),
+            strings(findings.iter().map(String::as_str)),
+        ),
+        (
+            "bytes".to_owned(),
+            Value::new_long(i64::try_from(*bytes).unwrap_or(i64::MAX)),
+        ),
+        ("attachments".to_owned(), Value::new_bool(*attachments)),
+        ("stored".to_owned(), Value::new_bool(*stored)),
+    ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+/// The entities that carry a document's values: Cedar's records have fixed names, its tags have not.
+const INPUT: &str = "input";
+
+fn input(document: &Document) -> Result<Value, Unsayable> {
+    let one = |kind| uid(kind, INPUT).map(Value::new_entity_uid);
+    let fields = [
+        ("text".to_owned(), one("Texts")?),
+        ("number".to_owned(), one("Numbers")?),
+        ("flag".to_owned(), one("Flags")?),
+        ("list".to_owned(), one("Lists")?),
+        (
+            "names".to_owned(),
+            strings(document.names.iter().map(String::as_str)),
+        ),
+    ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+/// The entities that an operation's context speaks of.
+pub(super) fn spoken_of(facts: &Facts) -> Result<Vec<Entity>, Unsayable> {
+    let Facts::Mcp(McpFacts { input, .. }) = facts else {
+        return Ok(Vec::new());
+    };
+    let Document {
+        texts,
+        numbers,
+        flags,
+        lists,
+        names: _,
+    } = input;
+    let text = |s: &String| Value::new_string(s.clone());
+    let list = |all: &BTreeSet<String>| strings(all.iter().map(String::as_str));
+    Ok(vec![
+        tagged("Texts", texts.iter().map(|(path, s)| (path, text(s))))?,
+        tagged(
+            "Numbers",
+            numbers.iter().map(|(path, n)| (path, Value::new_long(*n))),
+        )?,
+        tagged("Flags", flags.iter().map(|(path, b)| (path, Value::new_bool(*b))))?,
+        tagged("Lists", lists.iter().map(|(path, all)| (path, list(all))))?,
+    ])
+}
+
+fn tagged<'a>(kind: &str, tags: impl Iterator<Item = (&'a String, Value)>) -> Result<Entity, Unsayable> {
+    let tags = tags.map(|(path, value)| (path.clone(), value));
+    Entity::new_with_tags(uid(kind, INPUT)?, [], [], tags).map_err(|error| error.to_string())
 }
 
 fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {

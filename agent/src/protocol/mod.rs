@@ -1,4 +1,6 @@
 //! The protocols that the agent speaks, one folder each.
 
+pub mod http;
+pub mod mcp;
 pub mod opaque;
 pub mod postgres;

@@ -419,7 +419,7 @@ enum Asked {
 fn waits_do_harm(operation: &Operation) -> bool {
     match &operation.facts {
         Facts::Sql(facts) => facts.in_transaction,
-        Facts::Connect(_) => false,
+        Facts::Connect(_) | Facts::Mcp(_) | Facts::Llm(_) => false,
     }
 }
 

@@ -1,0 +1,76 @@
+//! What a target speaks inside of HTTP (MCP, for example). A dialect does no IO: the relay collects, judges, records,
+//! forwards and writes; the dialect says what bytes mean, and masks them.
+
+use std::fmt::Debug;
+
+use hyper::header::HeaderMap;
+use hyper::{Method, StatusCode};
+
+use crate::mask::MaskPlan;
+use crate::model::{MaskCounts, Operation, Refusal};
+
+/// What a target speaks; one value for all its connections, so it may remember (behind a lock of its own).
+pub trait Speaks: Debug + Send + Sync {
+    /// A dialect for one request and its answer.
+    fn exchange(&self) -> Box<dyn Dialect>;
+}
+
+/// The head of a request after the relay screened it: one host, one path, no fields of the connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The host that the request names, lower case, without the port.
+    pub host: &'a str,
+    /// The path as policies read it.
+    pub path: &'a str,
+    /// The query as sent.
+    pub query: Option<&'a str>,
+    /// Fields that go on to the target. `Content-Encoding` is among them: a dialect that cannot read a coded body
+    /// refuses it.
+    pub headers: &'a HeaderMap,
+}
+
+/// How the relay cuts an answer's body for the dialect, after the content coding is undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The dialect does not look at it: the relay masks it like any other answer.
+    Http,
+    /// At once, as a whole; an answer that is too large for that is withheld.
+    Whole,
+    /// Event by event (`text/event-stream`), each with all its lines and the empty line that ends it. Comments come the
+    /// same way.
+    Events,
+}
+
+/// A refusal in the dialect's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Its media type.
+    pub content_type: &'static str,
+    /// Its body. Holds nothing that came from the target.
+    pub body: Vec<u8>,
+}
+
+/// One request and its answer.
+pub trait Dialect: Debug + Send {
+    /// What the request asks for. Each operation must be permitted, or nothing is forwarded. Where the list is empty
+    /// the request is judged as what it is in HTTP (`http.*`). The fingerprint of an operation must cover `body`.
+    ///
+    /// # Errors
+    /// The refusal for what is not understood; the relay records it.
+    /// `plan` masks what records show of it.
+    fn request(&mut self, asked: &Asked<'_>, body: &[u8], plan: &MaskPlan)
+    -> Result<Vec<Operation>, Refusal>;
+
+    /// How the answer with this head is to be cut.
+    fn response(&mut self, status: StatusCode, headers: &HeaderMap) -> Cut;
+
+    /// The masked form of a piece that was cut out. Total: what cannot be read is redacted or left out (empty).
+    fn response_event(&mut self, event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8>;
+
+    /// A refusal in the dialect's words; `None`: as a problem document.
+    fn refusal(&self, refusal: &Refusal) -> Option<Words>;
+}

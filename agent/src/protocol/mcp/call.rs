@@ -1,0 +1,173 @@
+//! What a message asks for: an action, the facts that policies read, and words for people.
+
+use serde_json::{Map, Value};
+
+use crate::json::{TooMuch, canonical, facts};
+use crate::mask::MaskPlan;
+use crate::model::{Action, Digest, Document, Facts, Fingerprint, McpFacts, Operation};
+
+use super::message::Message;
+
+/// Longest text of a call in records, in characters.
+const SHOWN: usize = 4096;
+
+/// Why a message is not judged.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error("\"params\" lacks {0:?}, or it is no string")]
+    Lacks(&'static str),
+    #[error("the arguments are not an object")]
+    Arguments,
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
+}
+
+/// A message with what matters of it taken out.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// What it does.
+    pub(super) action: Action,
+    /// `tools/call`.
+    pub(super) method: String,
+    /// Name of the tool or prompt, or URI of the resource; empty for what has none.
+    pub(super) subject: String,
+    /// The arguments; for what has none, all its parameters.
+    pub(super) input: Map<String, Value>,
+    /// What the agent's answer must carry; absent for what is not answered.
+    pub(super) id: Option<Value>,
+    /// Whether the client speaks a revision without sessions (from 2026-07-28).
+    pub(super) stateless: bool,
+}
+
+impl Call {
+    pub(super) fn of(message: Message) -> Result<Self, CallError> {
+        let (id, method, mut params) = match message {
+            Message::Request { id, method, params } => (Some(id), method, params),
+            Message::Notification { method, params } => (None, method, params),
+            Message::Answer { content } => {
+                (None, String::new(), Map::from_iter([("answer".into(), content)]))
+            }
+        };
+        let meta = params.get("_meta").and_then(Value::as_object);
+        let stateless = meta.is_some_and(|meta| meta.contains_key("io.modelcontextprotocol/protocolVersion"));
+        let action = action(&method);
+        let mut subject = String::new();
+        let input = if action == Action::McpToolCall || action == Action::McpPromptGet {
+            subject = text(&mut params, "name")?;
+            arguments(&mut params)?
+        } else if action == Action::McpResourceRead {
+            subject = text(&mut params, "uri")?;
+            without_neutral(params)
+        } else {
+            without_neutral(params)
+        };
+        Ok(Self {
+            action,
+            method,
+            subject,
+            input,
+            id,
+            stateless,
+        })
+    }
+
+    /// The operation, for a server at `place` (whatever tells servers apart).
+    pub(super) fn operation(&self, place: &[&[u8]], plan: &MaskPlan) -> Result<Operation, CallError> {
+        let input = Value::Object(self.input.clone());
+        let canonical = canonical(&input);
+        let named = |action: Action| {
+            if self.action == action {
+                self.subject.clone()
+            } else {
+                String::new()
+            }
+        };
+        let document: Document = facts(&input)?;
+        let mut parts: Vec<&[u8]> = vec![b"mcp"];
+        parts.extend(place);
+        parts.extend([
+            self.method.as_bytes(),
+            self.subject.as_bytes(),
+            canonical.as_bytes(),
+        ]);
+        let method = if self.method.is_empty() {
+            "answer"
+        } else {
+            &self.method
+        };
+        let mut text = format!("{method} {} {canonical}", self.subject);
+        if let Some((cut, _)) = text.char_indices().nth(SHOWN) {
+            text.truncate(cut);
+            text.push('…');
+        }
+        Ok(Operation {
+            actions: [self.action].into(),
+            fingerprint: Fingerprint(Digest::of_fields(&parts)),
+            facts: Facts::Mcp(McpFacts {
+                method: self.method.clone(),
+                tool: named(Action::McpToolCall),
+                uri: named(Action::McpResourceRead),
+                prompt: named(Action::McpPromptGet),
+                input: document,
+            }),
+            text: plan.shown(&text),
+            parameters: Vec::new(),
+        })
+    }
+}
+
+/// What a method does. The empty method is an answer to the server.
+fn action(method: &str) -> Action {
+    match method {
+        "initialize" | "ping" | "logging/setLevel" | "server/discover" => Action::McpSession,
+        "tools/list"
+        | "resources/list"
+        | "resources/templates/list"
+        | "prompts/list"
+        | "completion/complete" => Action::McpList,
+        "tools/call" => Action::McpToolCall,
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => Action::McpResourceRead,
+        "prompts/get" => Action::McpPromptGet,
+        "subscriptions/listen" => Action::McpListen,
+        "tasks/get" | "tasks/result" | "tasks/list" | "tasks/cancel" | "tasks/update" => Action::McpTask,
+        "" => Action::McpAnswer,
+        notification if notification.starts_with("notifications/") => Action::McpSession,
+        _ => Action::McpOther,
+    }
+}
+
+fn text(params: &mut Map<String, Value>, name: &'static str) -> Result<String, CallError> {
+    match params.remove(name) {
+        Some(Value::String(text)) => Ok(text),
+        _ => Err(CallError::Lacks(name)),
+    }
+}
+
+/// The arguments; what a server is told beside them is kept under names that no argument has.
+fn arguments(params: &mut Map<String, Value>) -> Result<Map<String, Value>, CallError> {
+    let mut arguments = match params.remove("arguments") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(arguments)) => arguments,
+        Some(_) => return Err(CallError::Arguments),
+    };
+    let beside = without_neutral(std::mem::take(params));
+    if !beside.is_empty() {
+        arguments.insert(String::new(), Value::Object(beside));
+    }
+    Ok(arguments)
+}
+
+/// Without what says nothing about the operation and differs when it is sent again.
+fn without_neutral(mut params: Map<String, Value>) -> Map<String, Value> {
+    if let Some(Value::Object(meta)) = params.get_mut("_meta") {
+        meta.retain(|name, _| {
+            name != "progressToken"
+                && !name.starts_with("io.modelcontextprotocol/")
+                && !matches!(name.as_str(), "traceparent" | "tracestate" | "baggage")
+        });
+        if meta.is_empty() {
+            params.remove("_meta");
+        }
+    }
+    params
+}

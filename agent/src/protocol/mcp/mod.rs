@@ -1,0 +1,16 @@
+//! The Model Context Protocol over HTTP: Streamable HTTP of both eras (with `initialize` and sessions up to revision
+//! 2025-11-25, without from 2026-07-28).
+//!
+//! `message` reads JSON-RPC, `call` says what a message asks for, `headers` holds the mirrored fields against it,
+//! `refusal` answers in the protocol's words, `server` is the dialect that the HTTP relay asks. What decides is always
+//! the parsed body; `clientInfo` and tool annotations are claims, and no input of any decision.
+
+mod call;
+mod headers;
+mod message;
+mod refusal;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use server::McpServer;

@@ -1,0 +1,150 @@
+//! A target that speaks MCP, as the HTTP relay asks about it.
+
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, StatusCode};
+
+use crate::mask::MaskPlan;
+use crate::model::{
+    Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Operation, Refusal, RefusalKind,
+};
+use crate::protocol::http::dialect::{Asked, Cut, Dialect, Speaks, Words};
+
+use super::call::Call;
+use super::headers::agree;
+use super::message::{Message, MessageError};
+use super::refusal;
+
+/// JSON-RPC: what came is not JSON.
+const PARSE_ERROR: i64 = -32700;
+/// JSON-RPC: what came is no request.
+const INVALID_REQUEST: i64 = -32600;
+/// JSON-RPC: the parameters are wrong.
+const INVALID_PARAMS: i64 = -32602;
+/// MCP 2026-07-28: fields and body disagree.
+const HEADER_MISMATCH: i64 = -32020;
+
+/// A server that speaks MCP.
+#[derive(Debug, Default)]
+pub struct McpServer;
+
+impl Speaks for McpServer {
+    fn exchange(&self) -> Box<dyn Dialect> {
+        Box::new(Exchange::default())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Exchange {
+    call: Option<Call>,
+    /// The code for a refusal that the body itself is the reason of.
+    malformed: Option<i64>,
+}
+
+impl Exchange {
+    fn wrong(&mut self, code: i64, why: &dyn std::fmt::Display) -> Refusal {
+        self.malformed = Some(code);
+        Refusal::new(
+            RefusalKind::NotUnderstood,
+            format!("Interdict does not carry this message: {why}."),
+            "Send one JSON-RPC 2.0 message as MCP has it.",
+        )
+    }
+}
+
+impl Dialect for Exchange {
+    fn request(
+        &mut self,
+        asked: &Asked<'_>,
+        body: &[u8],
+        plan: &MaskPlan,
+    ) -> Result<Vec<Operation>, Refusal> {
+        let place: [&[u8]; 3] = [
+            asked.host.as_bytes(),
+            asked.path.as_bytes(),
+            asked.query.unwrap_or_default().as_bytes(),
+        ];
+        if asked.method == Method::GET && accepts_events(asked.headers) {
+            return Ok(vec![bare(Action::McpListen, "listen", &place)]);
+        }
+        if asked.method == Method::DELETE && asked.headers.contains_key("mcp-session-id") {
+            return Ok(vec![bare(Action::McpSession, "end the session", &place)]);
+        }
+        if asked.method != Method::POST || is_form(asked.headers) {
+            // Not MCP: metadata of its authorization, a health check.
+            return Ok(Vec::new());
+        }
+        if asked.headers.contains_key(header::CONTENT_ENCODING) {
+            return Err(self.wrong(INVALID_REQUEST, &"its body is compressed"));
+        }
+        let message = Message::parse(body).map_err(|error| {
+            let code = match &error {
+                MessageError::Json(_) => PARSE_ERROR,
+                MessageError::Batch | MessageError::Shape(_) => INVALID_REQUEST,
+            };
+            self.wrong(code, &error)
+        })?;
+        let call = Call::of(message).map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
+        let operation = call.operation(&place, plan);
+        let agreed = agree(asked.headers, &call);
+        self.call = Some(call);
+        agreed.map_err(|error| self.wrong(HEADER_MISMATCH, &error))?;
+        Ok(vec![
+            operation.map_err(|error| self.wrong(INVALID_PARAMS, &error))?,
+        ])
+    }
+
+    fn response(&mut self, _status: StatusCode, _headers: &HeaderMap) -> Cut {
+        Cut::Http
+    }
+
+    fn response_event(&mut self, _event: &[u8], _plan: &MaskPlan, _counts: &mut MaskCounts) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn refusal(&self, refusal: &Refusal) -> Option<Words> {
+        match (self.malformed, &self.call) {
+            (Some(code), call) => {
+                let id = call.as_ref().and_then(|call| call.id.as_ref());
+                Some(refusal::malformed(id, code, refusal))
+            }
+            (None, Some(call)) => refusal::words(call, refusal),
+            (None, None) => None,
+        }
+    }
+}
+
+/// An operation without a message.
+fn bare(action: Action, text: &str, place: &[&[u8]]) -> Operation {
+    let mut parts: Vec<&[u8]> = vec![b"mcp", text.as_bytes()];
+    parts.extend(place);
+    Operation {
+        actions: [action].into(),
+        facts: Facts::Mcp(McpFacts {
+            method: String::new(),
+            tool: String::new(),
+            uri: String::new(),
+            prompt: String::new(),
+            input: Document::default(),
+        }),
+        text: text.to_owned(),
+        fingerprint: Fingerprint(Digest::of_fields(&parts)),
+        parameters: Vec::new(),
+    }
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let mut accepted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    accepted.any(|value| value.to_ascii_lowercase().contains("text/event-stream"))
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    kind.is_some_and(|kind| {
+        kind.trim_start()
+            .to_ascii_lowercase()
+            .starts_with("application/x-www-form-urlencoded")
+    })
+}
