@@ -196,6 +196,7 @@ fn rooms(config: &Config) -> Result<Rooms> {
         audit,
         masks,
         mode: config.mode,
+        limits: config.limits,
         hold: config.approval.hold,
     })
 }

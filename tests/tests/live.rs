@@ -209,3 +209,84 @@ fn consent_to_what_was_forbidden_meanwhile_is_worth_nothing() {
         .direct("shop", "SELECT count(*) FROM orders WHERE total = 0");
     assert_eq!(rest.expect("direct"), "0");
 }
+
+#[test]
+fn what_runs_too_long_is_stopped_at_the_target_and_the_session_goes_on() {
+    let Some(w) = world("what_runs_too_long", "[limits]\nmax_time = \"1m\"\n") else {
+        return;
+    };
+    let read = std::fs::read_to_string(w.policies.join("10-read.cedar")).expect("read");
+    let bounded = read.replacen(
+        "@id(\"read-configured-targets\")",
+        "@id(\"read-configured-targets\") @max_time(\"1500ms\")",
+        1,
+    );
+    w.policy("10-read.cedar", &bounded);
+
+    let mut psql = Psql::start(&w, &w.alice);
+    let begun = Instant::now();
+    let told = psql.ask("SELECT pg_sleep(60)");
+    for part in [
+        "57014",
+        "Interdict stopped this",
+        "longer than the 1500ms",
+        "Reference:",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    // A statement of several, one in a transaction; what is quick is not touched.
+    let told = psql.ask("SELECT 1\\; SELECT pg_sleep(60)");
+    assert!(told.contains("Interdict stopped this"), "{told}");
+    assert_eq!(psql.ask("SELECT 2"), "2");
+    psql.ask("BEGIN");
+    let told = psql.ask("SELECT pg_sleep(60)");
+    assert!(told.contains("Interdict stopped this"), "{told}");
+    assert!(
+        psql.ask("SELECT 3").contains("25P02"),
+        "the transaction is aborted"
+    );
+    psql.ask("ROLLBACK");
+    assert_eq!(psql.ask("SELECT pg_sleep(0.5)\\; SELECT 4"), "4");
+    psql.end();
+
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()";
+    assert_eq!(w.database.direct("shop", asleep).expect("direct"), "0");
+    let stopped = w.kinds("outcome");
+    let stopped: Vec<_> = stopped.iter().filter(|r| r["status"] == "cancelled").collect();
+    assert!(stopped.len() >= 3, "{stopped:?}");
+    assert!(
+        stopped.iter().all(|r| r["detail"] == "57014 max_time 1500ms"),
+        "{stopped:?}"
+    );
+}
+
+#[test]
+fn drivers_see_the_limit_as_a_cancelled_query() {
+    let Some(w) = world("drivers_see_the_limit", "[limits]\nmax_time = \"1s\"\n") else {
+        return;
+    };
+    let script = r#"
+import psycopg
+with psycopg.connect("sslmode=verify-full", autocommit=True) as c:
+    for wait in (30, 31):
+        try:
+            c.execute("SELECT pg_sleep(%s)", (wait,), prepare=True)
+        except psycopg.errors.QueryCanceled as e:
+            print("stopped" if "longer than the 1s" in str(e) else e)
+    with c.pipeline() as p:
+        # Each has its own second, though they are sent at once.
+        cursors = [c.execute("SELECT pg_sleep(0.4)") for _ in range(5)]
+        p.sync()
+        print([len(cur.fetchall()) for cur in cursors])
+    print(c.execute("SELECT 7").fetchone())
+"#;
+    let python = interdict_tests::python().display().to_string();
+    let agent = w.agent.as_caller();
+    let seen = agent.run(Some(&w.alice), &[&python, "-c", script]).expect("run");
+    assert_eq!(
+        seen.out, "stopped\nstopped\n[1, 1, 1, 1, 1]\n(7,)\n",
+        "{}",
+        seen.err
+    );
+}

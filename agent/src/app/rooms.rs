@@ -100,6 +100,7 @@ pub(super) async fn build(
         audit,
         masks,
         mode: config.mode,
+        limits: config.limits,
         hold: config.approval.hold,
     });
     Ok(Built {

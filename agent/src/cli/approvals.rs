@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use crate::control::client::{self, Agents, ClientError};
 use crate::control::directories;
 use crate::control::wire::{Ask, Failure as Kind, MAX_LINE, MAX_USES, MAX_WINDOW, Reply, Request};
+use crate::model::duration;
 
 use super::output::{Style, block, plain, relative, say, say_json, short, table, time};
 use super::{Failure, NO_AGENT, OK, Outcome};
@@ -36,7 +37,7 @@ pub(super) enum ApprovalsCommand {
         /// Its ticket, such as apr-7k2m9x.
         ticket: String,
         /// How long it can be used, such as 30m (at most 24h); as configured unless given.
-        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = window)]
         window: Option<Duration>,
         /// How often the same operation can be done with it.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_USES)))]
@@ -148,25 +149,12 @@ pub(super) fn run(command: ApprovalsCommand) -> Outcome {
     print(reply, common.json)
 }
 
-/// A whole number and a unit: `90s`, `30m`, `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "write a whole number and a unit, such as 90s, 30m or 2h (at most 24h)".to_owned();
-    let unit = text.chars().next_back().ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text
-        .strip_suffix(unit)
-        .unwrap_or_default()
-        .parse()
-        .map_err(|_no_number| wrong())?;
-    let window = number.checked_mul(seconds).map(Duration::from_secs);
-    window
-        .filter(|w| (Duration::from_secs(1)..=MAX_WINDOW).contains(w))
-        .ok_or_else(wrong)
+/// How long a consent may be good for.
+fn window(text: &str) -> Result<Duration, String> {
+    let window = duration(text).map_err(|wrong| wrong.to_string())?;
+    let fits = (Duration::from_secs(1)..=MAX_WINDOW).contains(&window) && window.subsec_nanos() == 0;
+    let wrong = || format!("{text:?} is not possible: write whole seconds, at least 1s and at most 24h");
+    fits.then_some(window).ok_or_else(wrong)
 }
 
 fn print(reply: Reply, json: bool) -> Outcome {

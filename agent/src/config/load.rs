@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::model::{DataClass, Environment, IssuerName, Protocol, RecordingLevel, Target, TargetName};
+use crate::model::{
+    self, DataClass, Environment, IssuerName, Limits, Protocol, RecordingLevel, Target, TargetName,
+};
 
 use super::raw::{
-    OneOrMany, RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawIssuer, RawMasking,
-    RawTarget, Text,
+    OneOrMany, RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawIssuer, RawLimits,
+    RawMasking, RawTarget, Text,
 };
 use super::types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
@@ -94,6 +96,7 @@ pub fn defaults() -> Config {
         audit: None,
         approval: None,
         masking: None,
+        limits: None,
     })
 }
 
@@ -161,8 +164,8 @@ impl Reader<'_> {
     }
 
     fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
-        text.and_then(|t| self.take(t, value::duration))
-            .unwrap_or(default)
+        let read = |t: &str| model::duration(t).map_err(|error| error.to_string());
+        text.and_then(|t| self.take(t, read)).unwrap_or(default)
     }
 
     fn path(&self, path: PathBuf) -> PathBuf {
@@ -183,6 +186,7 @@ impl Reader<'_> {
             audit,
             approval,
             masking,
+            limits,
         } = raw;
         let state_dir = state_dir.map_or_else(|| PathBuf::from(STATE_DIR), |dir| self.path(dir));
         let issuers = self.issuers(issuer);
@@ -197,6 +201,7 @@ impl Reader<'_> {
             audit: self.audit(audit.unwrap_or_default(), &state_dir),
             approval: self.approval(&approval.unwrap_or_default()),
             masking: self.masking(masking.unwrap_or_default()),
+            limits: self.limits(&limits.unwrap_or_default()),
             policies: policies.map(|dir| self.path(dir)),
             state_dir,
         }
@@ -570,6 +575,21 @@ impl Reader<'_> {
             hold: self.duration(hold.as_ref(), Duration::from_secs(30)),
             request_ttl: self.duration(request_ttl.as_ref(), Duration::from_secs(24 * 3600)),
             grant_ttl: self.duration(grant_ttl.as_ref(), Duration::from_secs(3600)),
+        }
+    }
+
+    fn limits(&mut self, raw: &RawLimits) -> Limits {
+        let RawLimits { max_rows, max_time } = raw;
+        let read = |t: &str| match model::duration(t) {
+            Ok(time) if time.is_zero() => {
+                Err("a max_time of nothing would stop everything: write max_time = \"30s\"".to_owned())
+            }
+            Ok(time) => Ok(time),
+            Err(error) => Err(error.to_string()),
+        };
+        Limits {
+            max_rows: *max_rows,
+            max_time: max_time.as_ref().and_then(|t| self.take(t, read)),
         }
     }
 

@@ -21,6 +21,14 @@ pub(super) struct RawConfig {
     pub audit: Option<RawAudit>,
     pub approval: Option<RawApproval>,
     pub masking: Option<RawMasking>,
+    pub limits: Option<RawLimits>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub max_rows: Option<u64>,
+    pub max_time: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

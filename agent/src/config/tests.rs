@@ -41,6 +41,9 @@ password_env = "CH_PASSWORD"
 
 [approval]
 hold = "2m"
+
+[limits]
+max_time = "90s"
 "#;
 
 #[test]
@@ -58,6 +61,7 @@ fn a_whole_file_is_read() {
     assert_eq!(ports, [5432, 5433, 5432]);
     assert_eq!(target.columns.len(), 2);
     assert_eq!(config.approval.hold, Duration::from_secs(120));
+    assert_eq!(config.limits.max_time, Some(Duration::from_secs(90)));
     assert_eq!(config.audit.dir, Path::new("/etc/interdict/state/audit"));
 }
 
@@ -75,6 +79,8 @@ fn mistakes_name_their_line_and_the_fix() {
         ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
         ("\nmodus = \"enforce\"\n", 2, "unknown field"),
         ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),
+        ("[limits]\nmax_time = \"0s\"\n", 2, "\"30s\""),
+        ("[limits]\nmax_time = \"soon\"\n", 2, "\"30s\""),
         (
             "[[issuer]]\nname = \"a\"\nissuer = \"http://id.example\"\naudience = [\"x\"]\n",
             3,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{DataClass, IssuerName, RecordingLevel, Target};
+use crate::model::{DataClass, IssuerName, Limits, RecordingLevel, Target};
 
 /// Whether a refusal stops the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub approval: ApprovalConfig,
     /// Masking.
     pub masking: MaskingConfig,
+    /// Bounds on every operation; a policy may set narrower ones.
+    pub limits: Limits,
     /// A directory of policies in place of the shipped ones.
     pub policies: Option<PathBuf>,
     /// Where keys, records and pending approvals live: `/var/lib/interdict` unless configured.

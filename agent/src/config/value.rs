@@ -1,33 +1,8 @@
-//! Single values: durations, addresses, names.
+//! Single values: addresses, names.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::types::TargetAddress;
-
-/// A duration as people write it: a whole number and one of `ms`, `s`, `m`, `h`, `d`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        format!(
-            "{text:?} is no duration: write a whole number and a unit, such as \"30s\", \"5m\", \"12h\" or \"90d\""
-        )
-    };
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_not_a_number| wrong())?;
-    let millis = match unit.trim() {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(86_400_000),
-        _ => None,
-    };
-    millis
-        .and_then(|unit| number.checked_mul(unit))
-        .map(Duration::from_millis)
-        .ok_or_else(wrong)
-}
 
 /// `host:port`, `address:port` or `[v6]:port`; without a port, `default_port`.
 pub(super) fn address(text: &str, default_port: Option<u16>) -> Result<TargetAddress, String> {

@@ -5,6 +5,7 @@ mod action;
 mod address;
 mod class;
 mod document;
+mod duration;
 mod id;
 mod obligation;
 mod operation;
@@ -19,6 +20,7 @@ pub use action::Action;
 pub use address::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, UpstreamAddr};
 pub use class::{DataClass, InvalidClass, MaskCounts};
 pub use document::Document;
+pub use duration::{InvalidDuration, duration, duration_text};
 pub use id::{
     BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
     RunId, SessionId, Ticket,

@@ -37,6 +37,19 @@ pub struct Limits {
     pub max_time: Option<Duration>,
 }
 
+impl Limits {
+    /// The narrower of both, bound by bound.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let rows = [self.max_rows, other.max_rows];
+        let times = [self.max_time, other.max_time];
+        Self {
+            max_rows: rows.into_iter().flatten().min(),
+            max_time: times.into_iter().flatten().min(),
+        }
+    }
+}
+
 /// What an allowed operation must still obey. Always destructure it without `..`: a new obligation must not compile
 /// until every room honours it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ pub enum OutcomeStatus {
     Failed,
     /// The agent did not forward it.
     Refused,
-    /// The process cancelled it before it was forwarded or while it ran.
+    /// The process cancelled it before it was forwarded or while it ran, or its time was up.
     Cancelled,
     /// Nobody saw its end: the connection or the agent went away.
     Abandoned,

@@ -30,6 +30,8 @@ pub enum RefusalKind {
     NotRecorded,
     /// A limit of the agent or of a policy.
     Limit,
+    /// It ran longer than it may, and was stopped.
+    TimeLimit,
     /// The target cannot be reached, or could not be verified.
     Unreachable,
     /// The process itself cancelled it while it waited.
@@ -48,6 +50,7 @@ impl RefusalKind {
             Self::NotUnderstood => "not_understood",
             Self::NotRecorded => "not_recorded",
             Self::Limit => "limit",
+            Self::TimeLimit => "time_limit",
             Self::Unreachable => "unreachable",
             Self::Cancelled => "cancelled",
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cedar_policy::{Effect, Policy};
 
-use crate::model::{Group, RecordingLevel};
+use crate::model::{Group, RecordingLevel, duration};
 
 /// What a policy's annotations say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub(super) struct Annotations {
     pub(super) min_approvals: Option<u32>,
     pub(super) recording: Option<RecordingLevel>,
     pub(super) max_rows: Option<u64>,
+    pub(super) max_time: Option<Duration>,
 }
 
 /// Reads the annotations of `policy`; every mistake with what to write instead.
@@ -28,6 +29,11 @@ pub(super) fn read(policy: &Policy) -> Result<Annotations, Vec<String>> {
         }
     }
     check_approval(policy, &found, &mut mistakes);
+    if policy.effect() == Effect::Forbid && (found.max_rows.is_some() || found.max_time.is_some()) {
+        mistakes.push(
+            "@max_rows and @max_time stand on a forbid: write them on the permit that they bound".into(),
+        );
+    }
     if mistakes.is_empty() {
         Ok(found)
     } else {
@@ -51,8 +57,7 @@ fn one(found: &mut Annotations, name: &str, value: &str) -> Result<(), String> {
             }
         }
         "hold" => {
-            found.hold =
-                Some(duration(value).ok_or("@hold is no duration: write @hold(\"30s\") or @hold(\"2m\")")?);
+            found.hold = Some(duration(value).map_err(|wrong| format!("@hold(\"30s\") is meant: {wrong}"))?);
         }
         "min_approvals" => {
             let count = value.parse().ok().filter(|n| (1..=10).contains(n));
@@ -78,9 +83,19 @@ fn one(found: &mut Annotations, name: &str, value: &str) -> Result<(), String> {
                     .map_err(|_number| "@max_rows is no number: write @max_rows(\"1000\")")?,
             );
         }
+        "max_time" => {
+            let time = duration(value).map_err(|wrong| format!("@max_time(\"30s\") is meant: {wrong}"))?;
+            if time.is_zero() {
+                return Err(
+                    "@max_time of nothing would stop everything: write @max_time(\"30s\"), or a forbid"
+                        .into(),
+                );
+            }
+            found.max_time = Some(time);
+        }
         other => {
             return Err(format!(
-                "@{other} is not understood: known are @id, @reason, @approvers, @hold, @min_approvals, @recording and @max_rows"
+                "@{other} is not understood: known are @id, @reason, @approvers, @hold, @min_approvals, @recording, @max_rows and @max_time"
             ));
         }
     }
@@ -103,20 +118,4 @@ fn check_approval(policy: &Policy, found: &Annotations, mistakes: &mut Vec<Strin
     if !asks && (found.hold.is_some() || found.min_approvals.is_some()) {
         mistakes.push("@hold and @min_approvals mean nothing without @approvers".into());
     }
-}
-
-/// `90s`, `2m`, `1h`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(seconds)
-        .map(Duration::from_secs)
 }

@@ -11,10 +11,9 @@ use toml::Spanned;
 use crate::model::{
     Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, IssuerName, LlmFacts,
     McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts,
-    StatementKind, TableName, Target, TargetName, Timestamp,
+    StatementKind, TableName, Target, TargetName, Timestamp, duration,
 };
 
-use super::annotations::duration;
 use super::load::PolicySource;
 use super::rehearse::Answer;
 
@@ -569,10 +568,7 @@ fn expected(raw: RawExpect) -> Result<Expected, String> {
     }
     let time = |text: Option<String>| match text {
         None => Ok(None),
-        Some(text) => match duration(&text) {
-            Some(time) => Ok(Some(time)),
-            None => Err(format!("{text:?} is no duration: write \"30s\" or \"2m\"")),
-        },
+        Some(text) => duration(&text).map(Some).map_err(|wrong| wrong.to_string()),
     };
     let class = |name: &String| name.parse::<DataClass>().map_err(|error| error.to_string());
     Ok(Expected {

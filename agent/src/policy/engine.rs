@@ -342,7 +342,7 @@ impl Engine {
             .unwrap_or(RecordingLevel::Metadata);
         let limits = Limits {
             max_rows: notes().filter_map(|a| a.max_rows).min(),
-            max_time: None,
+            max_time: notes().filter_map(|a| a.max_time).min(),
         };
         Allowed {
             policies: permits.iter().map(name).collect(),

@@ -239,6 +239,18 @@ fn mistakes_name_file_line_and_fix() {
             "@hold(\"30s\")",
         ),
         (
+            "@id(\"a\") @max_time(\"soon\") permit (principal, action, resource);",
+            "@max_time(\"30s\")",
+        ),
+        (
+            "@id(\"a\") @max_time(\"0s\") permit (principal, action, resource);",
+            "of nothing",
+        ),
+        (
+            "@id(\"a\") @max_time(\"30s\") forbid (principal, action, resource);",
+            "on the permit",
+        ),
+        (
             "@id(\"a\") permit (principal, action, resource);\n@id(\"a\") permit (principal, action, resource);",
             "second",
         ),
@@ -272,6 +284,35 @@ fn a_policy_that_fails_denies() {
         Decision::Deny(denial) => {
             assert_eq!(denial.cause, DenialCause::EvaluationError);
             assert!(denial.reason.contains("overflow"), "{}", denial.reason);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_strictest_limit_of_all_permits_counts() {
+    let text = "@id(\"a\") @max_time(\"2m\") permit (principal, action in Action::\"sql\", resource);\n\
+                @id(\"b\") @max_time(\"30s\") @max_rows(\"9\") permit (principal, action in Action::\"sql.read\", resource);\n\
+                @id(\"c\") @max_time(\"1s\") permit (principal, action in Action::\"sql.write\", resource);";
+    let engine = Engine::load(&source(text), &classes()).expect("valid");
+    let now = Timestamp::from_seconds(1);
+    match engine.decide(
+        &operation(&[Action::SqlSelect]),
+        &user(&[]),
+        &target("x"),
+        None,
+        now,
+    ) {
+        Decision::Allow(allowed) => {
+            let got = allowed.obligations().limits;
+            let half_a_minute = Some(std::time::Duration::from_secs(30));
+            assert_eq!((got.max_time, got.max_rows), (half_a_minute, Some(9)));
+            let configured = crate::model::Limits {
+                max_rows: Some(100),
+                max_time: Some(std::time::Duration::from_secs(10)),
+            };
+            let both = got.and(configured);
+            assert_eq!((both.max_time, both.max_rows), (configured.max_time, Some(9)));
         }
         other => panic!("{other:?}"),
     }

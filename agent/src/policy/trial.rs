@@ -1,9 +1,8 @@
 //! Trying cases: what was expected, what the policies answer, and which of them determined it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use crate::model::PolicyId;
+use crate::model::{PolicyId, duration_text};
 
 use super::cases::{Case, Expected};
 use super::engine::Engine;
@@ -109,7 +108,11 @@ fn differences(expect: &Expected, got: &Rehearsal) -> Vec<Difference> {
         min_approvals.map(|n| n.to_string()),
         number(got.min_approvals),
     );
-    compare("hold", hold.map(time), got.hold.map_or_else(none, time));
+    compare(
+        "hold",
+        hold.map(duration_text),
+        got.hold.map_or_else(none, duration_text),
+    );
     compare("reveals", reveals.as_ref().map(list), list(&got.reveals));
     compare(
         "max_rows",
@@ -118,8 +121,8 @@ fn differences(expect: &Expected, got: &Rehearsal) -> Vec<Difference> {
     );
     compare(
         "max_time",
-        max_time.map(time),
-        got.limits.max_time.map_or_else(none, time),
+        max_time.map(duration_text),
+        got.limits.max_time.map_or_else(none, duration_text),
     );
     for part in reasons {
         let said = got.reason.contains(part.as_str());
@@ -143,10 +146,6 @@ fn list<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
 
 fn number<T: ToString>(number: Option<T>) -> String {
     number.map_or_else(none, |n| n.to_string())
-}
-
-fn time(time: Duration) -> String {
-    format!("{}s", time.as_secs())
 }
 
 fn none() -> String {

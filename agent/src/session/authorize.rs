@@ -345,7 +345,7 @@ impl Session {
             receipt,
             outcome,
             plan,
-            limits,
+            limits: limits.and(self.rooms.limits),
         })
     }
 
@@ -387,6 +387,7 @@ impl Session {
             | RefusalKind::NotUnderstood
             | RefusalKind::NotRecorded
             | RefusalKind::Limit
+            | RefusalKind::TimeLimit
             | RefusalKind::Unreachable
             | RefusalKind::Cancelled => None,
         };

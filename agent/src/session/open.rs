@@ -7,7 +7,7 @@ use crate::audit::{AuditError, AuditLog, Event, Scene, Stored};
 use crate::config::{Mode, TargetConfig};
 use crate::identity::Binding;
 use crate::mask::MaskEngine;
-use crate::model::{ConnectionId, OriginalDst, Outcome, Process, Refusal, RunId, SessionId};
+use crate::model::{ConnectionId, Limits, OriginalDst, Outcome, Process, Refusal, RunId, SessionId};
 use crate::policy::Policies;
 
 /// The rooms that judge a session. One value, shared by all sessions of a run.
@@ -27,6 +27,8 @@ pub struct Rooms {
     pub masks: Arc<MaskEngine>,
     /// Whether refusals refuse, unless the target says otherwise.
     pub mode: Mode,
+    /// Bounds on every operation; policies may set narrower ones.
+    pub limits: Limits,
     /// How long an operation waits for consent, unless a policy says otherwise.
     pub hold: std::time::Duration,
 }

@@ -73,7 +73,8 @@ fn told(refusal: &Refusal) -> String {
         | RefusalKind::NotRecorded
         | RefusalKind::Limit
         | RefusalKind::Unreachable
-        | RefusalKind::Cancelled => format!("REFUSED: {refusal}"),
+        | RefusalKind::Cancelled
+        | RefusalKind::TimeLimit => format!("REFUSED: {refusal}"),
     };
     if !refusal.next_step.is_empty() {
         text.push(' ');
@@ -120,5 +121,6 @@ const fn code(kind: &RefusalKind) -> i64 {
         RefusalKind::Limit => 4130,
         RefusalKind::Unreachable => 5020,
         RefusalKind::Cancelled => 4990,
+        RefusalKind::TimeLimit => 4080,
     }
 }

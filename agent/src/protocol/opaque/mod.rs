@@ -13,7 +13,7 @@ use crate::connection::{Connection, dial, reset};
 use crate::mask::{Masked, NoData};
 use crate::model::{
     Action, ConnectFacts, Digest, Facts, Fingerprint, Operation, OriginalDst, Outcome, OutcomeStatus,
-    UpstreamAddr,
+    UpstreamAddr, duration_text,
 };
 use crate::session::{Downstream, Neutral, NeutralReason, Request, Rooms, Session, Upstream};
 
@@ -113,30 +113,49 @@ async fn relay(session: &Session, stream: TcpStream, original: OriginalDst) -> O
     let mut writer = Upstream::new(to_target);
     let in_flight = writer.forward(permit);
     let mut answers = Downstream::new(to_process);
-    let (up, down) = futures_util::future::join(
-        pump_up(session, from_process, &mut writer),
-        pump_down(from_target, &mut answers),
-    )
-    .await;
+    let max_time = in_flight.limits.max_time;
+    let (mut up, mut down) = (0, 0);
+    let pumps = futures_util::future::join(
+        pump_up(session, from_process, &mut writer, &mut up),
+        pump_down(from_target, &mut answers, &mut down),
+    );
+    // The connection is one operation: its time is that of the whole.
+    let ended = match max_time {
+        None => {
+            pumps.await;
+            Outcome::bare(OutcomeStatus::Completed, "closed")
+        }
+        Some(time) => match tokio::time::timeout(time, pumps).await {
+            Ok(((), ())) => Outcome::bare(OutcomeStatus::Completed, "closed"),
+            Err(_elapsed) => Outcome::bare(
+                OutcomeStatus::Cancelled,
+                format!("max_time {}", duration_text(time)),
+            ),
+        },
+    };
     let outcome = Outcome {
         bytes_up: up,
         bytes_down: down,
-        ..Outcome::bare(OutcomeStatus::Completed, "closed")
+        ..ended
     };
     in_flight.outcome.finish(outcome.clone());
     outcome
 }
 
-/// Process to target; the count of bytes. Ends the target's side when the process ends, or when nobody stands behind
+/// Process to target, counting bytes. Ends the target's side when the process ends, or when nobody stands behind
 /// the session any more.
-async fn pump_up(session: &Session, mut from: OwnedReadHalf, to: &mut Upstream<OwnedWriteHalf>) -> u64 {
-    let mut count = 0u64;
+async fn pump_up(
+    session: &Session,
+    mut from: OwnedReadHalf,
+    to: &mut Upstream<OwnedWriteHalf>,
+    count: &mut u64,
+) {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         buffer.reserve(CHUNK);
         match from.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => break,
-            Ok(n) => count = count.saturating_add(n as u64),
+            Ok(n) => *count = count.saturating_add(n as u64),
         }
         let pass = match session.pass(Chunk(buffer.split().freeze())) {
             Ok(pass) => pass,
@@ -153,18 +172,16 @@ async fn pump_up(session: &Session, mut from: OwnedReadHalf, to: &mut Upstream<O
     if let Err(error) = to.shutdown().await {
         tracing::debug!(%error, "target was gone");
     }
-    count
 }
 
-/// Target to process; the count of bytes.
-async fn pump_down(mut from: OwnedReadHalf, to: &mut Downstream<OwnedWriteHalf>) -> u64 {
-    let mut count = 0u64;
+/// Target to process, counting bytes.
+async fn pump_down(mut from: OwnedReadHalf, to: &mut Downstream<OwnedWriteHalf>, count: &mut u64) {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         buffer.reserve(CHUNK);
         match from.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => break,
-            Ok(n) => count = count.saturating_add(n as u64),
+            Ok(n) => *count = count.saturating_add(n as u64),
         }
         to.answer(Masked::without_data(buffer.split(), NoData::Uninspected));
         if to.flush().await.is_err() {
@@ -174,5 +191,4 @@ async fn pump_down(mut from: OwnedReadHalf, to: &mut Downstream<OwnedWriteHalf>)
     if let Err(error) = to.shutdown().await {
         tracing::debug!(%error, "process was gone");
     }
-    count
 }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 
 use crate::connection::tls::UpstreamVerifier;
@@ -13,6 +15,9 @@ use crate::model::UpstreamAddr;
 use crate::session::AgentSpeech;
 
 use super::login::{LoginError, dial_tls, say};
+
+/// How long the target may take to hear a wish to stop.
+const HEARD: Duration = Duration::from_secs(5);
 
 /// Sessions by the agent's own process number.
 #[derive(Debug, Default)]
@@ -53,7 +58,8 @@ impl Held {
 /// A session's registration; ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Registered {
-    keys: Arc<CancelKeys>,
+    /// Where it is registered.
+    pub(super) keys: Arc<CancelKeys>,
     /// What the process is told.
     pub(super) pid: u32,
     /// What the process is told.
@@ -128,11 +134,40 @@ impl CancelKeys {
             return Ok(());
         }
         let mut stream = dial_tls(address, tls.as_ref()).await?;
-        let mut request = BytesMut::new();
-        request.put_u32(u32::try_from(12 + target_key.len()).unwrap_or(16));
-        request.put_u32(80_877_102);
-        request.put_u32(target_pid);
-        request.extend_from_slice(&target_key);
-        say(&mut stream, AgentSpeech::cancel(request.freeze())).await
+        say(&mut stream, words(target_pid, &target_key)).await
     }
+
+    /// Asks the target to stop what a session does, and waits until it has heard it: the server closes the connection after
+    /// it has passed the wish on.
+    pub(super) async fn stop(&self, pid: u32) -> Result<(), LoginError> {
+        let found = {
+            let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions
+                .get(&pid)
+                .map(|e| (e.address, e.tls.clone(), e.target.clone()))
+        };
+        let Some((address, tls, (target_pid, target_key))) = found else {
+            return Ok(());
+        };
+        let heard = async {
+            let mut stream = dial_tls(address, tls.as_ref()).await?;
+            say(&mut stream, words(target_pid, &target_key)).await?;
+            let mut nothing = [0; 1];
+            // A server that closes without the farewell of TLS has heard it too.
+            let _closed = stream.read(&mut nothing).await;
+            Ok(())
+        };
+        tokio::time::timeout(HEARD, heard)
+            .await
+            .map_err(|_slow| LoginError::Io(std::io::ErrorKind::TimedOut.into()))?
+    }
+}
+
+fn words(pid: u32, key: &Bytes) -> AgentSpeech {
+    let mut request = BytesMut::new();
+    request.put_u32(u32::try_from(12 + key.len()).unwrap_or(16));
+    request.put_u32(80_877_102);
+    request.put_u32(pid);
+    request.extend_from_slice(key);
+    AgentSpeech::cancel(request.freeze())
 }

@@ -72,7 +72,7 @@ impl Relay<'_> {
         match self.expected.front_mut() {
             Some(Expect::Query(running)) => {
                 note(running, frame);
-                self.diagnostics(frame);
+                self.tell_error(frame);
             }
             Some(Expect::RefusedQuery(refusal)) => match refusal.take() {
                 Some(refusal) => self.to_process.refuse(&Severity::Error, &refusal),
@@ -85,7 +85,7 @@ impl Relay<'_> {
                 self.skip();
             }
             Some(Expect::Execute(_) | Expect::Step(..) | Expect::OwnDescribe(_)) => {
-                self.diagnostics(frame);
+                self.tell_error(frame);
                 if let Some(running) = self.failing() {
                     note(running, frame);
                 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::model::{MaskCounts, Outcome, OutcomeStatus, Refusal};
+use crate::model::{MaskCounts, Outcome, OutcomeStatus, Refusal, duration_text};
 use crate::session::InFlight;
 
 use super::catalogue::Asking;
 use super::columns::ColumnPlan;
 use super::meaning::Lineage;
 use super::names::{Described, Text, Undo};
+use super::time_limit::Clock;
 
 /// One answer that the target owes.
 pub(super) enum Expect {
@@ -97,6 +98,8 @@ pub(super) struct Running {
     pub(super) detail: String,
     /// Whether an error came.
     pub(super) failed: bool,
+    /// How far its time is.
+    pub(super) clock: Clock,
 }
 
 impl Running {
@@ -117,10 +120,10 @@ impl Running {
 
     /// Records how it ended.
     pub(super) fn finish(self) {
-        let status = if self.failed {
-            OutcomeStatus::Failed
-        } else {
-            OutcomeStatus::Completed
+        let status = match self.clock {
+            Clock::Stopped => OutcomeStatus::Cancelled,
+            Clock::Waits | Clock::Runs(_) | Clock::Over(_) if self.failed => OutcomeStatus::Failed,
+            Clock::Waits | Clock::Runs(_) | Clock::Over(_) => OutcomeStatus::Completed,
         };
         let Self {
             in_flight,
@@ -128,9 +131,13 @@ impl Running {
             bytes,
             bytes_up,
             masked,
-            detail,
+            mut detail,
+            clock,
             ..
         } = self;
+        if let (Clock::Stopped, Some(max)) = (clock, in_flight.limits.max_time) {
+            detail = format!("{detail} max_time {}", duration_text(max));
+        }
         let outcome = Outcome {
             rows,
             bytes_up,

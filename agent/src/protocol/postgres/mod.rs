@@ -23,6 +23,7 @@ mod response;
 mod serve;
 pub mod sql;
 mod startup;
+mod time_limit;
 mod unit;
 
 pub use cancel::CancelKeys;

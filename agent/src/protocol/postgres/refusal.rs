@@ -55,9 +55,9 @@ const fn opening(kind: &RefusalKind) -> &'static str {
         RefusalKind::Identity
         | RefusalKind::NotUnderstood
         | RefusalKind::NotRecorded
-        | RefusalKind::Limit
         | RefusalKind::Unreachable
         | RefusalKind::Cancelled => "Interdict did not forward this:",
+        RefusalKind::Limit | RefusalKind::TimeLimit => "Interdict stopped this:",
     }
 }
 
@@ -98,7 +98,7 @@ const fn code(kind: &RefusalKind) -> &'static str {
         // sqlclient_unable_to_establish_sqlconnection
         RefusalKind::Unreachable => "08001",
         // query_canceled
-        RefusalKind::Cancelled => "57014",
+        RefusalKind::Cancelled | RefusalKind::TimeLimit => "57014",
     }
 }
 

@@ -21,6 +21,7 @@ use super::learn::Learning;
 use super::login::LoginError;
 use super::names::Names;
 use super::requests::Waiting;
+use super::time_limit::Stopping;
 use super::unit::Unit;
 
 /// Bytes that may wait in a buffer before its source is read no more (a frame that is longer may be completed).
@@ -138,11 +139,12 @@ impl<'s> Relay<'s> {
     pub(super) async fn run(&mut self) -> Outcome {
         let mut judging: Option<Judging<'s>> = None;
         let mut asking: Option<Asking<'s>> = None;
+        let mut stopping: Option<Stopping> = None;
         let why = loop {
             if let Some(why) = self.ending.take() {
                 break why;
             }
-            if judging.is_none() && self.expected.len() < MAX_OUTSTANDING {
+            if judging.is_none() && stopping.is_none() && self.expected.len() < MAX_OUTSTANDING {
                 match self.next_request().await {
                     Ok(started) => judging = started,
                     Err(why) => break why,
@@ -155,12 +157,14 @@ impl<'s> Relay<'s> {
                 asking = Some(Box::pin(self.schema.learning.ask()));
             }
             let judges = judging.is_some();
+            let stops = stopping.is_some();
+            let time_is_up = self.time_is_up();
             let room_up = self.room_up();
             let room_down = self.to_process.buffered() < HIGH_WATER && asking.is_none();
             self.process_bytes.reserve(CHUNK / 16);
             self.target_bytes.reserve(CHUNK / 4);
             tokio::select! {
-                judged = ready(judging.as_mut()), if judges => {
+                judged = ready(judging.as_mut()), if judges && !stops => {
                     judging = None;
                     self.judged(judged);
                 }
@@ -168,6 +172,13 @@ impl<'s> Relay<'s> {
                     judging = None;
                     let refusal = self.session.refuse_cancelled().await;
                     self.judged(Err(refusal));
+                }
+                () = at(time_is_up), if !stops => stopping = self.stop(),
+                heard = ready(stopping.as_mut()), if stops => {
+                    stopping = None;
+                    if let Err(error) = heard {
+                        tracing::warn!(%error, "the target was not reached to stop a statement");
+                    }
                 }
                 learnt = ready(asking.as_mut()), if asking.is_some() => {
                     asking = None;
@@ -275,6 +286,14 @@ impl<'s> Relay<'s> {
 async fn ready<T>(making: Option<&mut Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> T {
     match making {
         Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A point in time; never where there is none.
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -11,6 +11,7 @@ use super::frame::{self, Frame, MAX_FROM_PROCESS};
 use super::meaning::{Lineage, Meaning, empty, meaning};
 use super::names::{Described, NameError, Portal, Text, Undo, known};
 use super::relay::{Judging, Relay};
+use super::time_limit::{Clock, tell_at_once};
 use super::unit::{Passing, Unit, operation, refused_parse, refused_query};
 
 /// Frames that one unit may hold.
@@ -466,6 +467,9 @@ impl<'s> Relay<'s> {
             }
         };
         let in_flight = self.to_target.forward(permit);
+        if waiting.form != Form::Query && in_flight.limits.max_time.is_some() {
+            self.to_target.say(AgentSpeech::status(tell_at_once()));
+        }
         self.schema.changed |= waiting.changes_schema;
         self.expect(*waiting, in_flight);
     }
@@ -500,6 +504,7 @@ impl<'s> Relay<'s> {
             masked: MaskCounts::default(),
             detail: String::new(),
             failed: false,
+            clock: Clock::Waits,
         });
         let mut own = Some(running);
         for step in steps {
