@@ -1,6 +1,8 @@
 //! Harness words for the suites: a world with a real PostgreSQL, a real issuer of tokens, and the agent around a command.
 
 pub mod agent;
+pub mod cgroup;
+pub mod escape;
 pub mod oidc;
 pub mod oracle;
 pub mod postgres;

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod escape;
 mod setup;
 mod shell;
 mod test;
@@ -40,6 +41,12 @@ enum Command {
     Ebpf,
     /// Check the house rules that no compiler knows.
     Tidy,
+    /// Try every way around the agent that somebody could think of, and print what stopped each.
+    Escape {
+        /// End with one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure side by side with what a user would pick instead.
     Bench {
         /// What: `postgres`.
@@ -57,6 +64,7 @@ fn main() -> ExitCode {
         Command::Test { fast } => test::run(fast),
         Command::Ebpf => ebpf::build(),
         Command::Tidy => tidy::run(),
+        Command::Escape { json } => escape::run(json),
         Command::Bench { name, json } => bench::run(&name, json),
     };
     match result {

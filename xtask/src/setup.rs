@@ -17,6 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("postgresql", "the database of tests and demo"),
     ("postgresql-contrib", "pgbench"),
     ("pgbouncer", "the benchmark's yardstick"),
+    ("iproute2", "the network namespaces of the escape suite"),
     ("python3-venv", "Python clients"),
     ("ca-certificates", "root certificates"),
 ];

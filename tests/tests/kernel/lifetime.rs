@@ -1,14 +1,13 @@
 //! From the launch of a process to its end, and to the end of the agent.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use interdict::guard::{GuardError, Identity, LaunchSpec, RunCgroup, launch};
-use rustix::event::{PollFd, PollFlags, poll};
+use interdict_tests::cgroup::wait_unpopulated;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::world::{PATIENCE, World, governed, pins_of, python, script};
@@ -134,25 +133,6 @@ pub(crate) fn what_cannot_be_launched() -> Result<()> {
         );
         Ok(())
     })
-}
-
-/// A process leaves its cgroup after it has closed its files: waits for that.
-fn wait_unpopulated(run: &Path) -> Result<()> {
-    let mut events = std::fs::File::open(run.join("cgroup.events"))?;
-    let limit = rustix::event::Timespec {
-        tv_sec: 10,
-        tv_nsec: 0,
-    };
-    loop {
-        let mut text = String::new();
-        events.rewind()?;
-        events.read_to_string(&mut text)?;
-        if text.contains("populated 0") {
-            return Ok(());
-        }
-        let mut changes = [PollFd::new(&events, PollFlags::PRI)];
-        ensure!(poll(&mut changes, Some(&limit))? > 0, "processes would not end");
-    }
 }
 
 /// `kill -9` of the agent frees nobody; the next agent takes away what it left once it is empty.
