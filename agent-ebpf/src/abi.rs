@@ -36,6 +36,17 @@ impl Address {
         }
     }
 
+    /// Whether it is this host to itself: 127.0.0.0/8 and `::1`, and the unspecified addresses, which mean the same.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_loopback(&self) -> bool {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.ip;
+        if self.is_v4_mapped() {
+            return m == 127 || (m | n | o | p) == 0;
+        }
+        (a | b | c | d | e | f | g | h | i | j | k | l | m | n | o) == 0 && p <= 1
+    }
+
     /// Whether it is an IPv4 address in its v4-mapped form.
     #[must_use]
     #[inline(always)]
@@ -45,16 +56,37 @@ impl Address {
     }
 }
 
-/// The agent's listeners in one network namespace.
+/// Ports that the agent listens on per address family, a power of two: one port has room for some 28,000 connections
+/// from one address (`ip_local_port_range`).
+pub const LISTENER_PORTS: usize = 4;
+
+/// The agent's listeners in one network namespace. All places of a family are filled, with the same port again where
+/// there are fewer; or all are 0: none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
-    /// Port on 127.0.0.1; 0 for none.
-    pub v4_port: u16,
-    /// Port on `::1`; 0 for none.
-    pub v6_port: u16,
-    /// Always zero.
-    pub pad: u32,
+    /// Ports on 127.0.0.1.
+    pub v4_ports: [u16; LISTENER_PORTS],
+    /// Ports on `::1`.
+    pub v6_ports: [u16; LISTENER_PORTS],
+}
+
+impl Listener {
+    /// Whether the agent has this port in either family.
+    #[must_use]
+    #[inline(always)]
+    pub fn has(&self, port: u16) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.v4_ports, self.v6_ports);
+        port != 0
+            && (a == port
+                || b == port
+                || c == port
+                || d == port
+                || e == port
+                || f == port
+                || g == port
+                || h == port)
+    }
 }
 
 /// What names one redirected connection.
@@ -166,7 +198,7 @@ impl Counter {
 
 const _: () = {
     assert!(size_of::<Address>() == 24);
-    assert!(size_of::<Listener>() == 8);
+    assert!(size_of::<Listener>() == 16);
     assert!(size_of::<FlowKey>() == 56);
     assert!(size_of::<Identity>() == 48);
     assert!(size_of::<FlowValue>() == 80);

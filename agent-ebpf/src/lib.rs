@@ -32,7 +32,9 @@
 mod abi;
 mod verdict;
 
-pub use abi::{Address, Counter, DenialEvent, FlowKey, FlowValue, Hook, Identity, Listener, State};
+pub use abi::{
+    Address, Counter, DenialEvent, FlowKey, FlowValue, Hook, Identity, LISTENER_PORTS, Listener, State,
+};
 pub use verdict::{
     HEARTBEAT_LIMIT_NS, Kind, Packet, Question, Reason, Verdict, packet_allowed, socket_allowed, verdict,
 };

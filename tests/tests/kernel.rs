@@ -59,6 +59,10 @@ const TESTS: &[Test] = &[
     ("egress::answers_leave", egress::answers_leave),
     ("lifetime::labels_are_inherited", lifetime::labels_are_inherited),
     (
+        "lifetime::a_label_outlives_the_main_thread",
+        lifetime::a_label_outlives_the_main_thread,
+    ),
+    (
         "lifetime::launched_as_somebody_else",
         lifetime::launched_as_somebody_else,
     ),

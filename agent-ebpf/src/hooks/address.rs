@@ -2,7 +2,9 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns, bpf_setsockopt};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_setsockopt,
+};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use interdict_ebpf::{
@@ -172,8 +174,7 @@ fn on_sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
 fn on_bind(ctx: &SockAddrContext, address: Address) -> i32 {
     let netns = netns(ctx);
     // SAFETY: a copy of plain numbers.
-    let taken = unsafe { LISTENERS.get(netns) }
-        .is_some_and(|l| address.port != 0 && (address.port == l.v4_port || address.port == l.v6_port));
+    let taken = unsafe { LISTENERS.get(netns) }.is_some_and(|listener| listener.has(address.port));
     if taken {
         deny(ctx, Hook::Bind, Reason::AgentPort, address, netns)
     } else {
@@ -191,6 +192,7 @@ fn question(ctx: &SockAddrContext, destination: Address, netns: u64) -> Question
             heartbeat_ns: STATE.get(0).map_or(0, |state| state.heartbeat_ns),
             now_ns: bpf_ktime_get_boot_ns(),
             listener: LISTENERS.get(netns).copied(),
+            spread: bpf_get_prandom_u32(),
             is_resolver: RESOLVERS.get(destination).is_some(),
         }
     }

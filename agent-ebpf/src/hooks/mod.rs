@@ -31,6 +31,12 @@ const DENY: i32 = 0;
 /// are not inherited, and the agent says so).
 #[unsafe(no_mangle)]
 static TGID_OFFSET: u32 = 0;
+/// Where `task_struct` keeps `signal`; as above.
+#[unsafe(no_mangle)]
+static SIGNAL_OFFSET: u32 = 0;
+/// Where `signal_struct` keeps `live`, its count of threads that have not ended; as above.
+#[unsafe(no_mangle)]
+static LIVE_OFFSET: u32 = 0;
 
 #[map]
 static STATE: Array<State> = Array::with_max_entries(1, 0);

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 
-use super::{LABELS, TGID_OFFSET};
+use super::{LABELS, LIVE_OFFSET, SIGNAL_OFFSET, TGID_OFFSET};
 
 /// A child inherits its parent's label.
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -26,11 +26,17 @@ fn on_fork(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Runs for each thread: the label goes with the last of them, which need not be the first one.
 #[btf_tracepoint(function = "sched_process_exit")]
-fn on_exit(_ctx: BtfTracePointContext) -> i32 {
+fn on_exit(ctx: BtfTracePointContext) -> i32 {
     let both = bpf_get_current_pid_tgid();
     let (tgid, thread) = ((both >> 32) as u32, both as u32);
-    if tgid == thread {
+    let last = match live_threads(ctx.arg(0)) {
+        // Already without this one (do_exit, kernel/exit.c).
+        Some(live) => live == 0,
+        None => tgid == thread,
+    };
+    if last {
         let _absent = LABELS.remove(tgid);
     }
     0
@@ -39,17 +45,31 @@ fn on_exit(_ctx: BtfTracePointContext) -> i32 {
 fn tgid_of(task: *const u8) -> Option<u32> {
     // SAFETY: a constant that the loader replaced.
     let offset = unsafe { core::ptr::read_volatile(&raw const TGID_OFFSET) };
+    field(task, offset)
+}
+
+fn live_threads(task: *const u8) -> Option<u32> {
+    // SAFETY: constants that the loader replaced.
+    let (signal, live) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const SIGNAL_OFFSET),
+            core::ptr::read_volatile(&raw const LIVE_OFFSET),
+        )
+    };
+    field(field(task, signal)?, live)
+}
+
+/// A field of a kernel structure; `None` where its place is not known.
+#[inline(always)]
+fn field<T>(structure: *const u8, offset: u32) -> Option<T> {
     if offset == 0 {
         return None;
     }
-    let mut tgid = 0u32;
-    // SAFETY: the helper checks the address.
-    let failed = unsafe {
-        bpf_probe_read_kernel(
-            (&raw mut tgid).cast(),
-            4,
-            task.wrapping_add(offset as usize).cast(),
-        )
-    };
-    (failed == 0).then_some(tgid)
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address, and fills the value or says that it could not.
+    unsafe {
+        let from = structure.wrapping_add(offset as usize).cast();
+        let failed = bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
+        (failed == 0).then(|| value.assume_init())
+    }
 }

@@ -63,6 +63,8 @@ pub struct Question {
     pub now_ns: u64,
     /// The agent's listeners in the socket's namespace.
     pub listener: Option<Listener>,
+    /// Any number: chooses among the agent's ports.
+    pub spread: u32,
     /// Whether the destination is one of the resolvers that the host is configured with.
     pub is_resolver: bool,
 }
@@ -143,11 +145,19 @@ fn redirect(question: &Question) -> Verdict {
     let Some(listener) = question.listener else {
         return Verdict::Deny(Reason::NoListener);
     };
-    let port = if question.destination.is_v4_mapped() {
-        listener.v4_port
+    // Redirected to itself, it would be a connection whose target is the agent.
+    if question.destination.is_loopback() && listener.has(question.destination.port) {
+        return Verdict::Deny(Reason::AgentPort);
+    }
+    let ports = if question.destination.is_v4_mapped() {
+        listener.v4_ports
     } else {
-        listener.v6_port
+        listener.v6_ports
     };
+    // Chosen by hand: indexing becomes a pointer computed with `|`, which the verifier refuses.
+    let [a, b, c, d] = ports;
+    let (low, high) = if question.spread & 1 == 0 { (a, c) } else { (b, d) };
+    let port = if question.spread & 2 == 0 { low } else { high };
     if port == 0 {
         Verdict::Deny(Reason::NoListener)
     } else {

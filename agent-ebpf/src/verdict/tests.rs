@@ -6,9 +6,8 @@ const V4: Address = Address::v4([10, 0, 0, 7], 5432);
 const V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 5432);
 const DNS: Address = Address::v4([10, 0, 0, 1], 53);
 const BOTH: Option<Listener> = Some(Listener {
-    v4_port: 4000,
-    v6_port: 6000,
-    pad: 0,
+    v4_ports: [4000, 4001, 4002, 4003],
+    v6_ports: [6000, 6001, 6002, 6003],
 });
 
 fn ask(kind: Kind, destination: Address) -> Question {
@@ -19,6 +18,7 @@ fn ask(kind: Kind, destination: Address) -> Question {
         heartbeat_ns: now_ns - 1,
         now_ns,
         listener: BOTH,
+        spread: 0,
         is_resolver: false,
     }
 }
@@ -43,7 +43,7 @@ fn verdicts() {
         ..ask(Kind::Tcp, V4)
     };
     let only_v4 = Some(Listener {
-        v4_port: 4000,
+        v4_ports: [4000; 4],
         ..Listener::default()
     });
     let table = [
@@ -185,5 +185,51 @@ fn every_reason_reads_back() {
             Some(reason) => assert_eq!(reason as u8, number),
             None => assert!(number == 0 || number > Reason::Egress as u8, "{number}"),
         }
+    }
+}
+
+#[test]
+fn connections_are_spread_over_the_ports() {
+    let port = |destination, spread| match verdict(&Question {
+        spread,
+        ..ask(Kind::Tcp, destination)
+    }) {
+        Verdict::Redirect { port } => port,
+        other @ (Verdict::Direct | Verdict::Deny(_)) => panic!("{other:?}"),
+    };
+    let v4: Vec<u16> = (0..5).map(|n| port(V4, n)).collect();
+    assert_eq!(v4, [4000, 4001, 4002, 4003, 4000]);
+    assert_eq!(port(V6, u32::MAX), 6003);
+}
+
+#[test]
+fn the_agent_is_not_connected_to() {
+    let loopback = Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 6002);
+    let any = Address::v6([0; 16], 4003);
+    let mine = [
+        Address::v4([127, 0, 0, 1], 4001),
+        Address::v4([127, 9, 9, 9], 6000),
+        Address::v4([0, 0, 0, 0], 4000),
+        loopback,
+        any,
+    ];
+    for address in mine {
+        assert_eq!(
+            verdict(&ask(Kind::Tcp, address)),
+            Verdict::Deny(Reason::AgentPort),
+            "{address:?}"
+        );
+    }
+    // The same port elsewhere is somebody else's, and so is another port here.
+    let others = [
+        Address::v4([10, 0, 0, 1], 4001),
+        Address::v4([127, 0, 0, 1], 4004),
+        Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], 4000),
+    ];
+    for address in others {
+        assert!(
+            matches!(verdict(&ask(Kind::Tcp, address)), Verdict::Redirect { .. }),
+            "{address:?}"
+        );
     }
 }

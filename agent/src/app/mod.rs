@@ -1,5 +1,6 @@
 //! The composition root: builds every room, starts, waits, drains; the only place that wires.
 
+mod denials;
 pub mod environment;
 mod reload;
 mod rooms;

@@ -1,23 +1,24 @@
 //! `interdict run`: an embedded agent around one command.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::audit::{AuditLog, Event};
 use crate::config::Config;
 use crate::connection::{Acceptor, Targets};
 use crate::control::wire::Status;
 use crate::control::{ControlRooms, Server, directory};
-use crate::guard::{self, Denial, Denials, Guard, GuardError, LaunchSpec, Launched, RunCgroup};
+use crate::guard::{self, Guard, GuardError, LaunchSpec, Launched, RunCgroup};
 use crate::identity::{IdentityChange, TokenSource};
-use crate::model::{Digest, OriginalDst, RunId};
+use crate::model::{Digest, RunId};
+use crate::session::Rooms;
 use crate::task::{Task, spawn};
 
 use super::environment;
@@ -26,12 +27,8 @@ use super::rooms::{BuildError, build, resolvers};
 use super::serve::Serving;
 use super::user::RunAs;
 
-/// How long the end of a run waits for ClickHouse.
+/// How long the end of a run waits for sessions to end, and then for ClickHouse.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Denials of the same kind within this time share a record.
-const DENIAL_PAUSE: Duration = Duration::from_secs(1);
-/// Kinds of denials that are told apart within that time.
-const MAX_KINDS: usize = 1024;
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -111,18 +108,22 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     };
     let _receipt = audit.record(started).await?;
     let mut tasks = vec![spawn("targets", Arc::clone(&targets).keep_fresh())];
+    // These have something to write down when the last process has ended.
+    let (ending, _) = watch::channel(());
+    let mut draining = Vec::new();
     for (listener, address) in guard.take_listeners() {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|source| RunError::System {
             what: "the listener cannot be used",
             source,
         })?;
         let acceptor = Acceptor::new(listener, address, guard.netns(), guard.flows());
-        tasks.push(spawn("accept", Arc::clone(&serving).serve(acceptor)));
+        let told = ending.subscribe();
+        draining.push(spawn("accept", Arc::clone(&serving).serve(acceptor, told)));
     }
     if let Some(denials) = guard.take_denials() {
-        tasks.push(spawn(
+        draining.push(spawn(
             "denials",
-            record_denials(denials, audit.clone(), rooms.run),
+            super::denials::record(denials, audit.clone(), rooms.run, ending.subscribe()),
         ));
     }
     if let Some(source) = token {
@@ -143,14 +144,8 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         ));
     }
     let reload = config.policies.clone().map(|dir| {
-        let asked = Arc::new(Notify::new());
-        let reloading = Reloading {
-            dir,
-            classes: rooms.masks.classes().clone(),
-            policies: Arc::clone(&rooms.policies),
-            audit: audit.clone(),
-        };
-        tasks.push(spawn("policies", reloading.watch(Arc::clone(&asked))));
+        let (watching, asked) = watch_policies(dir, rooms);
+        tasks.push(watching);
         asked
     });
     tasks.extend(control(&built.issuers, &guard, rooms));
@@ -163,6 +158,8 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     );
     let launched = guard::launch(&mut guard, &cgroup, launch_spec(command, run_as, changes)).await?;
     let status = wait(launched, &cgroup, reload.as_deref()).await?;
+    ending.send_replace(());
+    finish(draining).await;
     let _receipt = audit
         .record(Event::RunEnded {
             run: rooms.run,
@@ -181,9 +178,33 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     Ok(status)
 }
 
+/// Watches the directory of policies; who wants it read at once says so.
+fn watch_policies(dir: PathBuf, rooms: &Rooms) -> (Task<()>, Arc<Notify>) {
+    let asked = Arc::new(Notify::new());
+    let reloading = Reloading {
+        dir,
+        classes: rooms.masks.classes().clone(),
+        policies: Arc::clone(&rooms.policies),
+        audit: rooms.audit.clone(),
+    };
+    (spawn("policies", reloading.watch(Arc::clone(&asked))), asked)
+}
+
+/// Waits for tasks that were told to end, for as long as is reasonable.
+async fn finish(draining: Vec<Task<()>>) {
+    let all = async {
+        for task in draining {
+            task.join().await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("some sessions did not end with the last process: they are cut off");
+    }
+}
+
 /// Records on whose behalf the command starts, and as whom.
 async fn record_start(
-    rooms: &crate::session::Rooms,
+    rooms: &Rooms,
     run_as: Option<&RunAs>,
     command: String,
 ) -> Result<(), crate::audit::AuditError> {
@@ -230,7 +251,7 @@ fn note_features(guard: &Guard) {
 fn control(
     issuers: &crate::identity::Issuers,
     guard: &Guard,
-    rooms: &Arc<crate::session::Rooms>,
+    rooms: &Arc<Rooms>,
 ) -> Option<Task<()>> {
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -379,58 +400,6 @@ impl Signals {
             _ = self.user2.recv() => Number::USR2,
             _ = self.window.recv() => Number::WINCH,
         }
-    }
-}
-
-/// What makes two denials the same: process, hook, destination, reason.
-type DenialKind = (u32, &'static str, Option<OriginalDst>, String);
-
-/// Records what the hooks deny: the first of a kind at once, the same again and again once a second with its count.
-async fn record_denials(mut denials: Denials, audit: AuditLog, run: RunId) {
-    let mut again: HashMap<DenialKind, (Denial, u64)> = HashMap::new();
-    let mut tick = tokio::time::interval(DENIAL_PAUSE);
-    loop {
-        tokio::select! {
-            denial = denials.next() => {
-                let Some(denial) = denial else { return };
-                let key = (denial.process.tgid, denial.hook, denial.original, denial.reason.clone());
-                let room = again.len() < MAX_KINDS;
-                match again.get_mut(&key) {
-                    Some((_, times)) => *times += 1,
-                    None if room => {
-                        again.insert(key, (denial.clone(), 0));
-                        record_denial(denial, 1, &audit, run).await;
-                    }
-                    None => record_denial(denial, 1, &audit, run).await,
-                }
-            }
-            _ = tick.tick() => {
-                for (denial, times) in std::mem::take(&mut again).into_values().filter(|(_, times)| *times > 0) {
-                    record_denial(denial, times, &audit, run).await;
-                }
-            }
-        }
-    }
-}
-
-async fn record_denial(denial: Denial, times: u64, audit: &AuditLog, run: RunId) {
-    let Denial {
-        hook,
-        process,
-        original,
-        reason,
-    } = denial;
-    tracing::info!(hook, pid = process.tgid, %reason, times, "denied in the kernel");
-    let event = Event::KernelDenied {
-        run,
-        process: Arc::new(process),
-        hook,
-        original,
-        reason,
-        times,
-    };
-    if let Err(error) = audit.post(event).await {
-        tracing::error!(%error, "a denial could not be recorded");
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
+use crate::audit::Event;
 use crate::config::{Config, TargetConfig, UpstreamTls};
 use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier};
 use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
@@ -14,6 +18,9 @@ use crate::task::Tasks;
 
 /// Sessions at the same time; beyond it the process waits to be accepted.
 const MAX_SESSIONS: usize = 8192;
+
+/// Between two records of strangers.
+const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 
 /// What sessions need to begin.
 pub(super) struct Serving {
@@ -58,11 +65,13 @@ impl Serving {
         })
     }
 
-    /// Serves what `acceptor` accepts, until it is dropped.
-    pub(super) async fn serve(self: Arc<Self>, acceptor: Acceptor) {
+    /// Serves what `acceptor` accepts, until the run is `ending`; then what is there already, to its end.
+    pub(super) async fn serve(self: Arc<Self>, acceptor: Acceptor, mut ending: watch::Receiver<()>) {
         let mut sessions = Tasks::default();
+        let mut strangers = Strangers::default();
         loop {
             tokio::select! {
+                biased;
                 accepted = acceptor.next(), if sessions.len() < MAX_SESSIONS => match accepted {
                     Accepted::Connection(connection) => {
                         let serving = Arc::clone(&self);
@@ -70,10 +79,30 @@ impl Serving {
                     }
                     Accepted::Stranger { peer } => {
                         tracing::warn!(%peer, "a connection that the kernel did not redirect was reset");
+                        if let Some(count) = strangers.next(Instant::now()) {
+                            self.record_strangers(count).await;
+                        }
                     }
                 },
                 _ = sessions.next(), if !sessions.is_empty() => {}
+                // Last: whatever waits to be accepted comes first.
+                _ = ending.changed() => break,
             }
+        }
+        drop(acceptor);
+        while sessions.next().await.is_some() {}
+    }
+
+    /// Somebody on this host connected to the agent itself.
+    async fn record_strangers(&self, count: u64) {
+        let event = Event::ConnectionRefused {
+            run: self.rooms.run,
+            process: None,
+            original: None,
+            reason: format!("the kernel did not redirect it here ({count} since the last such record)"),
+        };
+        if let Err(error) = self.rooms.audit.post(event).await {
+            tracing::error!(%error, "a stranger could not be recorded");
         }
     }
 
@@ -90,6 +119,25 @@ impl Serving {
                 None => reset(connection.stream),
             },
         }
+    }
+}
+
+/// Counts strangers: anybody on this host can connect, and nobody shall fill the disk by it.
+#[derive(Debug, Default)]
+struct Strangers {
+    recorded: Option<Instant>,
+    since: u64,
+}
+
+impl Strangers {
+    /// How many there were since the last record, when it is time for another.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.recorded.is_some_and(|last| now < last + STRANGER_PAUSE) {
+            return None;
+        }
+        self.recorded = Some(now);
+        Some(std::mem::take(&mut self.since))
     }
 }
 

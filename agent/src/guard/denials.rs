@@ -2,12 +2,15 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use std::sync::Arc;
+
 use aya::maps::{MapData, RingBuf};
-use interdict_ebpf::{DenialEvent, Hook, Reason};
+use interdict_ebpf::{Counter, DenialEvent, Hook, Reason};
 use tokio::io::unix::AsyncFd;
 
 use crate::model::{OriginalDst, Process};
 
+use super::counters::CounterMap;
 use super::process::{enrich, socket_address};
 use super::sys;
 
@@ -27,6 +30,7 @@ pub struct Denial {
 /// The stream of denials.
 pub struct Denials {
     ring: AsyncFd<Ring>,
+    counters: Arc<CounterMap>,
 }
 
 impl std::fmt::Debug for Denials {
@@ -47,9 +51,20 @@ impl AsRawFd for Ring {
 impl sys::OwnsDescriptor for Ring {}
 
 impl Denials {
-    pub(super) fn new(ring: RingBuf<MapData>) -> std::io::Result<Self> {
+    pub(super) fn new(ring: RingBuf<MapData>, counters: Arc<CounterMap>) -> std::io::Result<Self> {
         Ok(Self {
             ring: sys::readable(Ring(ring))?,
+            counters,
+        })
+    }
+
+    /// How many denials the ring has had no room for.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let lost = self.counters.read(Counter::DenialsLost);
+        lost.unwrap_or_else(|error| {
+            tracing::warn!(%error, "it is not known how many denials were not reported");
+            0
         })
     }
 

@@ -3,19 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aya::maps::{Array, HashMap as KernelMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap as KernelMap, MapData, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, SockOps,
 };
 use aya::{Btf, Ebpf, EbpfLoader};
-use interdict_ebpf::{Counter, Listener, State};
+use interdict_ebpf::{Listener, State};
 
 use crate::model::{ListenerAddr, NetnsCookie};
 use crate::task::Task;
 
 use super::btf;
 use super::cgroup::RunCgroup;
+use super::counters::{CounterMap, Counters};
 use super::denials::Denials;
 use super::error::GuardError;
 use super::flow::FlowSource;
@@ -58,17 +59,6 @@ const OPEN: [&str; 6] = [
     "as root it can leave its cgroup or undo the hooks: run it as another user",
 ];
 
-/// What the hooks have counted since they were attached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Denials that were made and could not be reported, because the agent was slower than they came.
-    pub denials_lost: u64,
-    /// Connections that were refused because too many waited to be accepted.
-    pub flows_full: u64,
-    /// Connections that were redirected.
-    pub redirected: u64,
-}
-
 /// The attached hooks. Dropping it detaches them: end the processes of the cgroup first.
 pub struct Guard {
     // Keeps the programs and what no other field holds of the maps.
@@ -77,7 +67,7 @@ pub struct Guard {
     _pins: Pins,
     _heartbeat: Task<()>,
     _sweep: Task<()>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Arc<CounterMap>,
     labels: KernelMap<MapData, u32, u32>,
     flows: Arc<FlowTable>,
     denials: Option<Denials>,
@@ -120,10 +110,10 @@ impl Guard {
                 .map_err(|e| map_error("RESOLVERS", &e))?;
         }
         let labels = take(&mut hooks, "LABELS")?;
-        let counters = take(&mut hooks, "COUNTERS")?;
+        let counters = Arc::new(CounterMap::new(take(&mut hooks, "COUNTERS")?));
         let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
         let ring: RingBuf<MapData> = take(&mut hooks, "DENIALS")?;
-        let denials = Denials::new(ring).map_err(|source| GuardError::Map {
+        let denials = Denials::new(ring, Arc::clone(&counters)).map_err(|source| GuardError::Map {
             map: "DENIALS",
             reason: source.to_string(),
         })?;
@@ -192,16 +182,7 @@ impl Guard {
     /// # Errors
     /// Where the kernel's table cannot be read.
     pub fn counters(&self) -> Result<Counters, GuardError> {
-        let read = |counter: Counter| {
-            let values = self.counters.get(&(counter as u32), 0);
-            let values = values.map_err(|e| map_error("COUNTERS", &e))?;
-            Ok(values.iter().sum())
-        };
-        Ok(Counters {
-            denials_lost: read(Counter::DenialsLost)?,
-            flows_full: read(Counter::FlowsFull)?,
-            redirected: read(Counter::Redirected)?,
-        })
+        self.counters.all()
     }
 
     /// The stream of denials, once.
@@ -217,16 +198,22 @@ impl Guard {
 }
 
 fn load(features: &mut Features) -> Result<Ebpf, GuardError> {
-    let offset = std::fs::read("/sys/kernel/btf/vmlinux")
-        .ok()
-        .and_then(|btf| btf::member_offset(&btf, "task_struct", "tgid"))
-        .unwrap_or(0);
-    if offset == 0 {
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let offset = |structure, member| btf::member_offset(&btf, structure, member).unwrap_or(0);
+    let (tgid, signal, live) = (
+        offset("task_struct", "tgid"),
+        offset("task_struct", "signal"),
+        offset("signal_struct", "live"),
+    );
+    if tgid == 0 {
         let lost = "labels are not inherited at fork; the cgroup still governs every process".to_owned();
         features.missing.push(("on_fork".into(), lost));
     }
     let mut loader = EbpfLoader::new();
-    loader.override_global("TGID_OFFSET", &offset, true);
+    loader
+        .override_global("TGID_OFFSET", &tgid, true)
+        .override_global("SIGNAL_OFFSET", &signal, true)
+        .override_global("LIVE_OFFSET", &live, true);
     loader
         .load(OBJECT)
         .map_err(|error| GuardError::Object(chain(&error)))
@@ -343,7 +330,7 @@ where
     M::try_from(map).map_err(|e| map_error(name, &e))
 }
 
-fn map_error(map: &'static str, error: &aya::maps::MapError) -> GuardError {
+pub(super) fn map_error(map: &'static str, error: &aya::maps::MapError) -> GuardError {
     GuardError::Map {
         map,
         reason: chain(error),

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use interdict_ebpf::Listener;
+use interdict_ebpf::{LISTENER_PORTS, Listener};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::model::{ListenerAddr, NetnsCookie};
@@ -13,8 +13,8 @@ use super::sys;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// The listeners of the namespace that the agent itself runs in: 127.0.0.1 and, where there is IPv6, `::1`, on ports
-/// that the kernel chose. Never `SO_REUSEPORT`: another process of the same user could share the port.
+/// The listeners of the namespace that the agent itself runs in: 127.0.0.1 and, where there is IPv6, `::1`, each on
+/// several ports that the kernel chose. Never `SO_REUSEPORT`: another process of the same user could share the port.
 #[derive(Debug)]
 pub(super) struct Listeners {
     pub(super) netns: NetnsCookie,
@@ -27,33 +27,44 @@ impl Listeners {
     /// # Errors
     /// Where not even 127.0.0.1 can be listened on.
     pub(super) fn open() -> Result<Self, GuardError> {
-        let v4 = listen((Ipv4Addr::LOCALHOST, 0).into())?;
+        let mut sockets = Vec::new();
+        for _ in 0..LISTENER_PORTS {
+            sockets.push(listen((Ipv4Addr::LOCALHOST, 0).into())?);
+        }
         let failed = |source| GuardError::Listen {
             address: "127.0.0.1".into(),
             source,
         };
-        let netns = sys::netns_cookie(&v4.0).map_err(failed)?;
-        let mut sockets = vec![v4];
-        match listen((Ipv6Addr::LOCALHOST, 0).into()) {
-            Ok(v6) => sockets.push(v6),
-            // Then native IPv6 destinations are denied: they cannot be redirected.
-            Err(error) => tracing::info!(%error, "no IPv6 loopback here"),
+        let first = sockets
+            .first()
+            .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        let netns = sys::netns_cookie(&first.0).map_err(failed)?;
+        for _ in 0..LISTENER_PORTS {
+            match listen((Ipv6Addr::LOCALHOST, 0).into()) {
+                Ok(v6) => sockets.push(v6),
+                // Then native IPv6 destinations are denied: they cannot be redirected.
+                Err(error) => {
+                    tracing::info!(%error, "no IPv6 loopback here");
+                    break;
+                }
+            }
         }
         Ok(Self { netns, sockets })
     }
 
     /// What the hooks need to know.
     pub(super) fn entry(&self) -> Listener {
-        let port = |v4| {
-            self.sockets
-                .iter()
-                .find(|(_, a)| a.0.is_ipv4() == v4)
-                .map_or(0, |(_, a)| a.0.port())
+        let ports = |v4| {
+            let all = || self.sockets.iter().filter(|(_, a)| a.0.is_ipv4() == v4);
+            let mut ports = [0; LISTENER_PORTS];
+            for (place, (_, address)) in ports.iter_mut().zip(all().cycle()) {
+                *place = address.0.port();
+            }
+            ports
         };
         Listener {
-            v4_port: port(true),
-            v6_port: port(false),
-            pad: 0,
+            v4_ports: ports(true),
+            v6_ports: ports(false),
         }
     }
 }

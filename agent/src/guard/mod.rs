@@ -2,6 +2,7 @@
 
 mod btf;
 mod cgroup;
+mod counters;
 mod denials;
 mod error;
 mod flow;
@@ -16,8 +17,9 @@ mod sys;
 mod table;
 
 pub use cgroup::RunCgroup;
+pub use counters::Counters;
 pub use denials::{Denial, Denials};
 pub use error::GuardError;
 pub use flow::{Flow, FlowSource};
-pub use hooks::{Counters, Features, Guard};
+pub use hooks::{Features, Guard};
 pub use launch::{Identity, LaunchSpec, Launched, launch, launched_main};

@@ -61,11 +61,7 @@ impl Row {
         };
         Self {
             vector,
-            free: if works {
-                "gets out".into()
-            } else {
-                last(&free.said)
-            },
+            free: if works { WORKS.into() } else { last(&free.said) },
             possible: works || !absent,
             stopped_by,
             record: denial.map(number),

@@ -115,6 +115,11 @@ async fn check(world: &mut World, attempt: &str, hook: &str, meant: Option<&str>
 pub(crate) fn the_agents_ports() -> Result<()> {
     governed(&[], async |world| {
         let ports: Vec<u16> = world.listeners.iter().map(|(_, a)| a.0.port()).collect();
+        ensure!(ports.len() == 8, "{ports:?}");
+        for port in &ports {
+            let connect = format!("lambda: socket().connect(('127.0.0.1', {port}))");
+            check(world, &connect, "connect", Some(&format!("127.0.0.1:{port}"))).await?;
+        }
         world.listeners.clear();
         for port in ports {
             for (family, ip) in [

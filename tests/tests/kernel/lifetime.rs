@@ -49,6 +49,32 @@ pub(crate) fn labels_are_inherited() -> Result<()> {
     })
 }
 
+/// A process is more than its first thread.
+pub(crate) fn a_label_outlives_the_main_thread() -> Result<()> {
+    governed(&[], async |world| {
+        let mut program = world.start(
+            "import threading\n\
+             def late():\n\
+             \x20   stat = '/proc/self/task/%d/stat' % os.getpid()\n\
+             \x20   while open(stat).read().rsplit(')', 1)[1][1] != 'Z': pass\n\
+             \x20   say('late'); hear()\n\
+             hear(); threading.Thread(target=late).start()\n\
+             libc.syscall(60 if os.uname().machine == 'x86_64' else 93, 0)",
+        )?;
+        let pid = program.pid();
+        world.guard.label(pid, 7)?;
+        program.tell("go").await?;
+        ensure!(program.line().await? == "late", "no second thread");
+        let label = world.guard.label_of(pid);
+        ensure!(label == Some(7), "the label went with the main thread: {label:?}");
+        program.tell("end").await?;
+        program.finish().await?;
+        let label = world.guard.label_of(pid);
+        ensure!(label.is_none(), "the label outlived its process: {label:?}");
+        Ok(())
+    })
+}
+
 fn spec(command: Vec<OsString>, identity: Option<Identity>) -> LaunchSpec {
     LaunchSpec {
         command,
