@@ -83,6 +83,17 @@ impl<T: Send + 'static> Tasks<T> {
         }
     }
 
+    /// Forgets members that have ended, without waiting.
+    pub fn forget_ended(&mut self) {
+        while let Some(ended) = self.set.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a task panicked");
+            }
+        }
+    }
+
     /// How many members have not been collected.
     #[must_use]
     pub fn len(&self) -> usize {

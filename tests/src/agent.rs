@@ -84,6 +84,27 @@ password_file = "password"
         self
     }
 
+    /// An agent below `dir` with this configuration, beside its issuer's.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn configured(dir: &Path, issuer: &Oidc, config: &str) -> Result<Self> {
+        let dir = dir.join("agent");
+        fs::create_dir_all(&dir)?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        let issuer = issuer.issuer();
+        let whole = format!(
+            "state_dir = \"state\"\n[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudience = [\"interdict\"]\n{config}"
+        );
+        fs::write(dir.join("interdict.toml"), whole)?;
+        Ok(Self {
+            dir,
+            user: Some("nobody".into()),
+            port: 0,
+            policies: None,
+        })
+    }
+
     /// Runs governed commands as the caller itself.
     #[must_use]
     pub fn as_caller(mut self) -> Self {

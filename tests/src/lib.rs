@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod escape;
+pub mod http;
 pub mod oidc;
 pub mod oracle;
 pub mod postgres;
@@ -12,9 +13,10 @@ pub mod tools;
 pub mod wire;
 
 pub use agent::{Agent, Ended};
+pub use http::{HttpRelay, HttpSetting, HttpTarget};
 pub use oidc::Oidc;
 pub use oracle::Oracle;
 pub use postgres::Postgres;
 pub use relay::{Relay, Setting};
-pub use tools::{can_govern, can_relay, python, tool};
+pub use tools::{can_govern, can_relay, can_serve_http, python, tool};
 pub use wire::Wire;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use crate::tools::certificates;
 
 /// Where Debian keeps the server's programs.
 const BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -177,22 +178,5 @@ fn as_postgres(command: &[&str]) -> Result<()> {
 fn sh(command: &str) -> Result<()> {
     let status = Command::new("sh").args(["-c", command]).status()?;
     ensure!(status.success(), "{command}");
-    Ok(())
-}
-
-fn certificates(dir: &Path) -> Result<()> {
-    let (ca_key, key) = (KeyPair::generate()?, KeyPair::generate()?);
-    let mut ca = CertificateParams::default();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(DnType::CommonName, "test database CA");
-    let ca_certificate = ca.self_signed(&ca_key)?;
-    let issuer = Issuer::from_params(&ca, &ca_key);
-    let leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?
-        .signed_by(&key, &issuer)?;
-    fs::write(dir.join("ca.crt"), ca_certificate.pem())?;
-    fs::write(dir.join("server.crt"), leaf.pem())?;
-    fs::write(dir.join("server.key"), key.serialize_pem())?;
-    fs::set_permissions(dir.join("server.key"), fs::Permissions::from_mode(0o600))?;
-    fs::set_permissions(dir.join("ca.crt"), fs::Permissions::from_mode(0o644))?;
     Ok(())
 }

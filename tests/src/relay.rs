@@ -18,7 +18,7 @@ use interdict::model::{
     BootId, ConnectionId, Executable, NetnsCookie, OriginalDst, PeerAddr, Principal, PrincipalKind, Process,
     RunId,
 };
-use interdict::policy::{Engine, Policies, shipped};
+use interdict::policy::{Engine, Policies, PolicySource, shipped};
 use interdict::protocol::postgres::{CancelKeys, Catalogues, Legs, serve};
 use interdict::session::Rooms;
 use interdict::task::{Task, Tasks, spawn};
@@ -85,7 +85,7 @@ impl Relay {
         let authority = Arc::new(Authority::load_or_create(&ca_dir, "test")?);
         let ca = authority.pem_path().to_owned();
         let legs = Arc::new(legs(&target, authority)?);
-        let rooms = Arc::new(rooms(&config)?);
+        let rooms = Arc::new(rooms(&config, "")?);
         let original = SocketAddr::from(([127, 0, 0, 1], database.port));
         let _inside = runtime.enter();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -173,13 +173,19 @@ fn legs(target: &TargetConfig, authority: Arc<Authority>) -> Result<Legs> {
     })
 }
 
-fn rooms(config: &Config) -> Result<Rooms> {
+/// The rooms of a run in which everybody is the user alice; `policies` beside those that ship.
+pub(crate) fn rooms(config: &Config, policies: &str) -> Result<Rooms> {
     let audit = AuditLog::open(&config.audit, "test", BootId::new())?;
     let columns = config.targets.iter().flat_map(|t| t.columns.iter().cloned());
     let classes = Classes::load(&config.masking, columns)?;
     let key = MaskKey::load_or_create(&config.state_dir.join("mask.key"))?;
     let masks = Arc::new(MaskEngine::new(classes, key));
-    let engine = Engine::load(&shipped(), masks.classes())?;
+    let mut sources = shipped();
+    sources.push(PolicySource {
+        file: "test.cedar".into(),
+        text: policies.into(),
+    });
+    let engine = Engine::load(&sources, masks.classes())?;
     let alice = Principal {
         kind: PrincipalKind::User,
         issuer: Some("corp".into()),
@@ -229,7 +235,8 @@ async fn accept(
     }
 }
 
-fn process() -> Process {
+/// The process that all connections are of.
+pub(crate) fn process() -> Process {
     Process {
         tgid: std::process::id(),
         start_ns: 0,

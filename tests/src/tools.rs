@@ -1,7 +1,12 @@
 //! Where tools are, and whether this machine can run what a test needs.
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// The repository.
 #[must_use]
@@ -47,6 +52,28 @@ pub fn can_relay(test: &str) -> bool {
     can_govern(test)
 }
 
+/// Whether the HTTP relay can be tried here: nginx, curl and the Python clients. Where not, says so loudly; where `CI` is
+/// set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_serve_http(test: &str) -> bool {
+    let programs = ["/usr/sbin/nginx", "/usr/bin/curl"];
+    if programs.iter().all(|path| Path::new(path).exists()) && python().exists() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{test} cannot run here, and CI must not skip: nginx, curl or the Python clients are missing (cargo xtask setup)"
+    );
+    let _closed = writeln!(
+        std::io::stderr(),
+        "\nSKIPPED {test}: nginx, curl or the Python clients are missing\n"
+    );
+    false
+}
+
 /// Whether processes can be governed here: root, cgroup2 and BPF. Where not, says so loudly; where `CI` is set, fails.
 ///
 /// # Panics
@@ -69,4 +96,25 @@ pub fn can_govern(test: &str) -> bool {
     );
     let _closed = writeln!(std::io::stderr(), "\nSKIPPED {test}: {why}\n");
     false
+}
+
+/// Writes `ca.crt`, and `server.crt` with `server.key` that it signed for `localhost` and `127.0.0.1`, into `dir`.
+///
+/// # Errors
+/// The file system's.
+pub fn certificates(dir: &Path) -> Result<()> {
+    let (ca_key, key) = (KeyPair::generate()?, KeyPair::generate()?);
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, "test CA");
+    let ca_certificate = ca.self_signed(&ca_key)?;
+    let issuer = Issuer::from_params(&ca, &ca_key);
+    let leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?
+        .signed_by(&key, &issuer)?;
+    fs::write(dir.join("ca.crt"), ca_certificate.pem())?;
+    fs::write(dir.join("server.crt"), leaf.pem())?;
+    fs::write(dir.join("server.key"), key.serialize_pem())?;
+    fs::set_permissions(dir.join("server.key"), fs::Permissions::from_mode(0o600))?;
+    fs::set_permissions(dir.join("ca.crt"), fs::Permissions::from_mode(0o644))?;
+    Ok(())
 }

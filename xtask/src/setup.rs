@@ -18,12 +18,21 @@ const PACKAGES: &[(&str, &str)] = &[
     ("postgresql-contrib", "pgbench"),
     ("pgbouncer", "the benchmark's yardstick"),
     ("iproute2", "the network namespaces of the escape suite"),
+    ("nginx", "the HTTP target of the tests"),
+    ("curl", "an HTTP client of the tests"),
     ("python3-venv", "Python clients"),
     ("ca-certificates", "root certificates"),
 ];
 
-/// Python packages: a PostgreSQL driver, and ClickHouse's own engine for the sink's tests.
-const PYTHON: &[&str] = &["psycopg[binary]==3.*", "chdb-core==26.9.*"];
+/// Python packages: a PostgreSQL driver, ClickHouse's own engine for the sink's tests, and clients of HTTP.
+const PYTHON: &[&str] = &[
+    "psycopg[binary]==3.*",
+    "chdb-core==26.9.*",
+    "requests==2.*",
+    "httpx[http2]==0.28.*",
+    "grpcio==1.*",
+    "websockets==17.*",
+];
 /// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres.
 const NPM: &[&str] = &[
     "@henkey/postgres-mcp-server@1.0.7",

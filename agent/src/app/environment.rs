@@ -11,17 +11,21 @@ use rustls_pki_types::CertificateDer;
 use crate::config::{Config, SecretSourceConfig};
 
 /// Variables that name a file of *all* trusted roots: they get the system's roots and the agent's CA.
-const BUNDLE_VARIABLES: [&str; 7] = [
+const BUNDLE_VARIABLES: [&str; 11] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
     "AWS_CA_BUNDLE",
     "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "NIX_SSL_CERT_FILE",
+    "CODEX_CA_CERTIFICATE",
     "PGSSLROOTCERT",
 ];
 /// Variables that name a file of *further* roots: they get the agent's CA alone.
-const EXTRA_VARIABLES: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "INTERDICT_CA_FILE"];
+const EXTRA_VARIABLES: [&str; 3] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT", "INTERDICT_CA_FILE"];
 
 /// Changes to the environment of the governed command.
 #[derive(Debug, Default)]

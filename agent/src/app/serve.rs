@@ -12,7 +12,7 @@ use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier}
 use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
 use crate::credential::Credential;
 use crate::model::{Protocol, TargetName};
-use crate::protocol::{opaque, postgres};
+use crate::protocol::{http, opaque, postgres};
 use crate::session::Rooms;
 use crate::task::Tasks;
 
@@ -27,6 +27,7 @@ pub(super) struct Serving {
     rooms: Arc<Rooms>,
     targets: Arc<Targets>,
     postgres: HashMap<TargetName, Arc<postgres::Legs>>,
+    http: HashMap<TargetName, Arc<http::Legs>>,
 }
 
 impl Serving {
@@ -58,10 +59,17 @@ impl Serving {
             };
             legs.insert(target.target.name.clone(), Arc::new(one));
         }
+        let mut http = HashMap::new();
+        let speaks = |target: &&TargetConfig| target.target.protocol == Protocol::Http;
+        for target in config.targets.iter().filter(speaks) {
+            let one = http::Legs::new(target, Arc::clone(authority))?;
+            http.insert(target.target.name.clone(), Arc::new(one));
+        }
         Ok(Self {
             rooms,
             targets,
             postgres: legs,
+            http,
         })
     }
 
@@ -111,6 +119,13 @@ impl Serving {
         let rooms = Arc::clone(&self.rooms);
         match target.target.protocol {
             Protocol::Opaque => Box::pin(opaque::serve(connection, rooms, target)).await,
+            Protocol::Http => match self.http.get(&target.target.name) {
+                Some(legs) => {
+                    let legs = Arc::clone(legs);
+                    Box::pin(http::serve(connection, rooms, target, legs)).await;
+                }
+                None => reset(connection.stream),
+            },
             Protocol::Postgres => match self.postgres.get(&target.target.name) {
                 Some(legs) => {
                     let legs = Arc::clone(legs);

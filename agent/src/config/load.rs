@@ -14,6 +14,7 @@ use crate::model::{
     self, DataClass, Environment, IssuerName, Limits, Protocol, RecordingLevel, Target, TargetName,
 };
 
+use super::place::credential_place;
 use super::raw::{
     OneOrMany, RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawIssuer, RawLimits,
     RawMasking, RawTarget, Text,
@@ -363,6 +364,8 @@ impl Reader<'_> {
         let protocol = self.take(&protocol, protocol_of)?;
         let port = match protocol {
             Protocol::Postgres => Some(5432),
+            Protocol::Http if tls.as_ref().is_some_and(|t| t.get_ref() == "disabled") => Some(80),
+            Protocol::Http => Some(443),
             Protocol::Opaque => None,
         };
         if addresses.get_ref().is_empty() {
@@ -376,8 +379,17 @@ impl Reader<'_> {
             .iter()
             .filter_map(|text| self.take(text, |t| value::address(t, port)))
             .collect();
+        if let Some((column, _)) = columns.first_key_value()
+            && protocol != Protocol::Postgres
+        {
+            self.wrong(
+                column.span(),
+                "columns belong to protocol = \"postgres\": remove them",
+            );
+        }
         let environment = environment.as_ref().and_then(|t| self.take(t, value::name));
-        let tls = self.upstream_tls(tls.as_ref(), protocol, ca_file, server_name, &addresses);
+        let secret = protocol == Protocol::Postgres || credential.is_some();
+        let tls = self.upstream_tls(tls.as_ref(), (protocol, secret), ca_file, server_name, &addresses);
         Some(TargetConfig {
             target: Target {
                 name: TargetName(shown.into()),
@@ -388,7 +400,7 @@ impl Reader<'_> {
             },
             addresses,
             tls,
-            credential: credential.and_then(|c| self.credential(c)),
+            credential: credential.and_then(|c| self.credential(c, protocol)),
             columns: columns
                 .iter()
                 .filter_map(|(column, class)| self.column(column, class))
@@ -404,7 +416,7 @@ impl Reader<'_> {
     fn upstream_tls(
         &mut self,
         tls: Option<&Text>,
-        protocol: Protocol,
+        (protocol, secret): (Protocol, bool),
         ca_file: Option<PathBuf>,
         server_name: Option<Text>,
         addresses: &[TargetAddress],
@@ -420,8 +432,8 @@ impl Reader<'_> {
                 let loopback = |a: &TargetAddress| {
                     a.host == "localhost" || a.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
                 };
-                if !addresses.iter().all(loopback) && protocol == Protocol::Postgres {
-                    let what = "tls = \"disabled\" would send the real password in the clear: it is accepted for loopback addresses only";
+                if !addresses.iter().all(loopback) && secret && protocol != Protocol::Opaque {
+                    let what = "tls = \"disabled\" would send the real credential in the clear: it is accepted for loopback addresses only";
                     self.wrong(tls.map_or(0..0, Spanned::span), what);
                 }
                 UpstreamTls::Disabled
@@ -435,17 +447,27 @@ impl Reader<'_> {
         }
     }
 
-    fn credential(&mut self, raw: Spanned<RawCredential>) -> Option<CredentialConfig> {
+    fn credential(&mut self, raw: Spanned<RawCredential>, protocol: Protocol) -> Option<CredentialConfig> {
         let span = raw.span();
         let RawCredential {
+            place,
+            name,
             user,
             password_file,
             password_env,
             placeholder,
         } = raw.into_inner();
+        let place = match credential_place(protocol, place.as_ref(), name.as_ref(), user.as_ref()) {
+            Ok(place) => Some(place),
+            Err((at, what)) => {
+                self.wrong(at.map_or_else(|| span.clone(), Spanned::span), what);
+                None
+            }
+        };
         let password = self.secret(span, password_file, password_env);
         Some(CredentialConfig {
-            user: user.into_inner(),
+            place: place?,
+            user: user.map(Spanned::into_inner).unwrap_or_default(),
             password: password?,
             placeholder: placeholder.map(Spanned::into_inner),
         })
@@ -618,9 +640,10 @@ fn mode_of(text: &str) -> Result<Mode, String> {
 fn protocol_of(text: &str) -> Result<Protocol, String> {
     match text {
         "postgres" => Ok(Protocol::Postgres),
+        "http" => Ok(Protocol::Http),
         "opaque" => Ok(Protocol::Opaque),
         other => Err(format!(
-            "{other:?} is no protocol that is known: write \"postgres\" or \"opaque\""
+            "{other:?} is no protocol that is known: write \"postgres\", \"http\" or \"opaque\""
         )),
     }
 }

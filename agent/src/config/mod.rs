@@ -2,6 +2,7 @@
 //! to write instead.
 
 mod load;
+mod place;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,8 @@ mod value;
 
 pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use types::{
-    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
-    KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
+    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
+    IssuerConfig, KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig,
+    UpstreamTls,
 };
 pub use value::fetchable;

@@ -75,8 +75,13 @@ pub(super) struct RawTarget {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCredential {
-    pub user: Text,
+    #[serde(rename = "as")]
+    pub place: Option<Text>,
+    pub name: Option<Text>,
+    pub user: Option<Text>,
+    #[serde(alias = "secret_file")]
     pub password_file: Option<PathBuf>,
+    #[serde(alias = "secret_env")]
     pub password_env: Option<Text>,
     pub placeholder: Option<Text>,
 }

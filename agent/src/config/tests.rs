@@ -66,6 +66,18 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
+fn http_targets_have_a_port_and_a_place_for_their_credential() {
+    let text = "[[target]]\nname = \"api\"\nprotocol = \"http\"\naddresses = [\"api.internal\"]\n\
+                [target.credential]\nas = \"header\"\nname = \"X-Api-Key\"\nsecret_env = \"KEY\"\n\
+                [[target]]\nname = \"old\"\nprotocol = \"http\"\naddresses = [\"old.internal\"]\ntls = \"disabled\"\n";
+    let config = parse(text, Path::new("interdict.toml")).expect("valid");
+    let ports: Vec<u16> = config.targets.iter().map(|t| t.addresses[0].port).collect();
+    assert_eq!(ports, [443, 80]);
+    let place = config.targets[0].credential.as_ref().map(|c| &c.place);
+    assert_eq!(place, Some(&CredentialPlace::Header("x-api-key".into())));
+}
+
+#[test]
 fn without_a_file_everything_is_safe() {
     let config = defaults();
     assert_eq!(config.mode, Mode::Enforce);
@@ -125,6 +137,31 @@ fn mistakes_name_their_line_and_the_fix() {
             "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\nuser = \"u\"\n",
             5,
             "password_file or password_env",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.credential]\nas = \"cookie\"\npassword_env = \"K\"\n",
+            6,
+            "\"bearer\"",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.credential]\nas = \"header\"\nname = \"Host\"\npassword_env = \"K\"\n",
+            7,
+            "x-api-key",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\ntls = \"disabled\"\n[target.credential]\nas = \"bearer\"\npassword_env = \"K\"\n",
+            5,
+            "loopback",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\npassword_env = \"K\"\n",
+            5,
+            "user is missing",
+        ),
+        (
+            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.columns]\n\"t.email\" = \"pii.email\"\n",
+            6,
+            "postgres",
         ),
         (
             "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"email\" = \"pii.email\"\n",

@@ -118,13 +118,30 @@ pub enum UpstreamTls {
 /// The real credential for a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialConfig {
-    /// The real user.
+    /// Where the target expects it.
+    pub place: CredentialPlace,
+    /// The real user; empty where the place has none.
     pub user: String,
     /// Where its password comes from.
     pub password: SecretSourceConfig,
     /// A password that the process may be given in its place, for clients that insist on SCRAM (for instance with
     /// `channel_binding=require`). `None`: any password is accepted and dropped.
     pub placeholder: Option<String>,
+}
+
+/// Where a target expects a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialPlace {
+    /// The protocol's own log-in.
+    LogIn,
+    /// HTTP: `Authorization: Bearer SECRET`.
+    Bearer,
+    /// HTTP: `Authorization: Basic …` with user and secret.
+    Basic,
+    /// HTTP: a header field of this name (lower case) that holds the secret alone.
+    Header(String),
+    /// HTTP: a parameter of this name in the query.
+    Query(String),
 }
 
 /// Where a secret comes from.

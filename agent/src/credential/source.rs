@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use crate::config::{CredentialConfig, SecretSourceConfig};
+use crate::config::{CredentialConfig, CredentialPlace, SecretSourceConfig};
 
 use super::secret::Secret;
 
@@ -61,6 +61,12 @@ impl Credential {
     #[must_use]
     pub fn user(&self) -> &str {
         &self.config.user
+    }
+
+    /// Where the target expects it.
+    #[must_use]
+    pub const fn place(&self) -> &CredentialPlace {
+        &self.config.place
     }
 
     /// The password that the process may be given in place of the real one.
@@ -127,6 +133,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("temp file");
         std::fs::write(file.path(), content).expect("write");
         let config = CredentialConfig {
+            place: CredentialPlace::LogIn,
             user: "app".into(),
             password: SecretSourceConfig::File(file.path().to_owned()),
             placeholder: None,

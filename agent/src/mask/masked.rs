@@ -15,6 +15,8 @@ pub enum NoData {
     ServerSetting,
     /// A connection that a policy lets through without inspection.
     Uninspected,
+    /// A format that no detector reads (an image, an archive); the record says so.
+    Binary,
 }
 
 /// Content that may be shown to the process: a plan was applied to it, or it can carry no data.
@@ -37,6 +39,24 @@ impl<T> Masked<T> {
     /// The content, for the one writer in `session::downstream`.
     pub(crate) fn into_content(self) -> T {
         self.content
+    }
+}
+
+impl<T: AsRef<[u8]>> Masked<T> {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.content.as_ref().len()
+    }
+}
+
+impl<T, E> Masked<Result<T, E>> {
+    /// Takes the error out: it is the agent's own.
+    ///
+    /// # Errors
+    /// The one inside.
+    pub fn transpose(self) -> Result<Masked<T>, E> {
+        self.content.map(|content| Masked { content })
     }
 }
 

@@ -68,13 +68,21 @@ pub enum Action {
     McpOther,
     /// Send a prompt to a model.
     LlmPrompt,
+    /// `GET`, `HEAD`, `OPTIONS`.
+    HttpRead,
+    /// `POST`, `PUT`, `PATCH`.
+    HttpWrite,
+    /// `DELETE`.
+    HttpDelete,
+    /// Any other method: those of WebDAV and of a target's own making.
+    HttpOther,
     /// See data of a class unmasked.
     Reveal,
 }
 
 impl Action {
     /// Every action, in declaration order.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 36] = [
         Self::Connect,
         Self::SqlLogin,
         Self::SqlSelect,
@@ -106,6 +114,10 @@ impl Action {
         Self::McpAnswer,
         Self::McpOther,
         Self::LlmPrompt,
+        Self::HttpRead,
+        Self::HttpWrite,
+        Self::HttpDelete,
+        Self::HttpOther,
         Self::Reveal,
     ];
 
@@ -144,6 +156,10 @@ impl Action {
             Self::McpAnswer => "mcp.answer",
             Self::McpOther => "mcp.other",
             Self::LlmPrompt => "llm.prompt",
+            Self::HttpRead => "http.read",
+            Self::HttpWrite => "http.write",
+            Self::HttpDelete => "http.delete",
+            Self::HttpOther => "http.other",
             Self::Reveal => "reveal",
         }
     }
@@ -170,11 +186,12 @@ impl Action {
             | Self::McpTask
             | Self::McpAnswer
             | Self::McpOther => &["mcp"],
+            Self::HttpRead | Self::HttpWrite | Self::HttpDelete | Self::HttpOther => &["http"],
         }
     }
 
     /// The groups of actions and the group above each (all SQL groups lie in `sql`).
-    pub const GROUPS: [(&'static str, Option<&'static str>); 10] = [
+    pub const GROUPS: [(&'static str, Option<&'static str>); 11] = [
         ("sql", None),
         ("sql.control", Some("sql")),
         ("sql.read", Some("sql")),
@@ -185,6 +202,7 @@ impl Action {
         ("sql.code", Some("sql")),
         ("mcp", None),
         ("mcp.control", Some("mcp")),
+        ("http", None),
     ];
 
     /// Whether it can change anything but the session itself. What is not known to only read counts as a change.
@@ -203,6 +221,7 @@ impl Action {
             | Self::McpPromptGet
             | Self::McpListen
             | Self::LlmPrompt
+            | Self::HttpRead
             | Self::Reveal => false,
             Self::SqlInsert
             | Self::SqlUpdate
@@ -222,7 +241,10 @@ impl Action {
             | Self::McpToolCall
             | Self::McpTask
             | Self::McpAnswer
-            | Self::McpOther => true,
+            | Self::McpOther
+            | Self::HttpWrite
+            | Self::HttpDelete
+            | Self::HttpOther => true,
         }
     }
 }

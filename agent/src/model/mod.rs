@@ -27,7 +27,7 @@ pub use id::{
 };
 pub use obligation::{Limits, Obligations, RecordingLevel};
 pub use operation::{
-    ConnectFacts, Facts, LlmFacts, McpFacts, Operation, ParameterShown, SqlFacts, StatementFacts,
+    ConnectFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, SqlFacts, StatementFacts,
     StatementKind, TableName,
 };
 pub use outcome::{Outcome, OutcomeStatus};

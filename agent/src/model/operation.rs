@@ -59,6 +59,8 @@ pub enum Facts {
     Sql(SqlFacts),
     /// An opaque connection.
     Connect(ConnectFacts),
+    /// An HTTP request.
+    Http(HttpFacts),
     /// A message of MCP.
     Mcp(McpFacts),
     /// A prompt.
@@ -97,6 +99,29 @@ pub struct LlmFacts {
     pub attachments: bool,
     /// Whether the provider is told to keep it.
     pub stored: bool,
+}
+
+/// Facts of an HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpFacts {
+    /// The method, as sent.
+    pub method: String,
+    /// The host that it names, lower case, without the port.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Whether the process's own connection is TLS.
+    pub tls: bool,
+    /// The path, percent-decoded but for what would change its parts (`%2F`).
+    pub path: String,
+    /// Names in the query, percent-decoded.
+    pub query: BTreeSet<String>,
+    /// Names of header fields, lower case.
+    pub headers: BTreeSet<String>,
+    /// The media type of the body, lower case, without parameters; empty where there is none.
+    pub content_type: String,
+    /// Length of the body.
+    pub body_bytes: u64,
 }
 
 /// Facts of an opaque connection.

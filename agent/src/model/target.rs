@@ -32,6 +32,8 @@ name!(
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// HTTP/1.1 and HTTP/2.
+    Http,
     /// Bytes that the agent does not understand: forwarded only where a policy names the destination.
     Opaque,
 }
@@ -42,6 +44,7 @@ impl Protocol {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Http => "http",
             Self::Opaque => "opaque",
         }
     }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::model::{
-    Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, IssuerName, LlmFacts,
-    McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts,
+    Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, HttpFacts, IssuerName,
+    LlmFacts, McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts,
     StatementKind, TableName, Target, TargetName, Timestamp, duration,
 };
 
@@ -83,6 +83,10 @@ pub fn shipped_cases() -> Vec<PolicySource> {
         one(
             "policies/tests/reading.toml",
             include_str!("../../../policies/tests/reading.toml"),
+        ),
+        one(
+            "policies/tests/http.toml",
+            include_str!("../../../policies/tests/http.toml"),
         ),
         one(
             "policies/tests/writing.toml",
@@ -190,6 +194,8 @@ struct RawContext {
     llm: RawLlm,
     now: Option<toml::value::Datetime>,
     approval: Option<RawApproval>,
+    #[serde(default)]
+    http: RawHttp,
 }
 
 #[derive(Deserialize, Default, PartialEq)]
@@ -211,6 +217,19 @@ struct RawLlm {
     bytes: u64,
     attachments: bool,
     stored: bool,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct RawHttp {
+    method: Option<String>,
+    host: Option<String>,
+    path: Option<String>,
+    query: BTreeSet<String>,
+    headers: BTreeSet<String>,
+    content_type: Option<String>,
+    tls: Option<bool>,
+    body_bytes: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -368,10 +387,10 @@ fn target(raw: RawResource) -> Result<Target, String> {
     } = raw;
     let protocol = match protocol.as_deref() {
         None => Protocol::Postgres,
-        Some(name) => [Protocol::Postgres, Protocol::Opaque]
+        Some(name) => [Protocol::Postgres, Protocol::Http, Protocol::Opaque]
             .into_iter()
             .find(|p| p.name() == name)
-            .ok_or_else(|| format!("{name:?} is no protocol: write \"postgres\" or \"opaque\""))?,
+            .ok_or_else(|| format!("{name:?} is no protocol: write \"postgres\", \"http\" or \"opaque\""))?,
     };
     Ok(Target {
         name: TargetName(target.into()),
@@ -410,6 +429,8 @@ fn operation(action: OneOrMany, context: RawContext) -> Result<Operation, String
         mcp(&actions, context)?
     } else if of("llm.") > 0 {
         llm(&actions, context)?
+    } else if of("http.") > 0 {
+        Facts::Http(http(&actions, context)?)
     } else {
         Facts::Sql(sql(&actions, context)?)
     };
@@ -474,6 +495,40 @@ fn llm(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, String>
     }))
 }
 
+fn http(actions: &BTreeSet<Action>, context: RawContext) -> Result<HttpFacts, String> {
+    if !actions.iter().all(|action| action.groups().contains(&"http")) {
+        return Err("actions of HTTP go with no other".into());
+    }
+    let RawHttp {
+        method,
+        host,
+        path,
+        query,
+        headers,
+        content_type,
+        tls,
+        body_bytes,
+    } = context.http;
+    let usual = match actions.first() {
+        Some(Action::HttpWrite) => "POST",
+        Some(Action::HttpDelete) => "DELETE",
+        Some(Action::HttpOther) => "PROPFIND",
+        _ => "GET",
+    };
+    let tls = tls.unwrap_or(true);
+    Ok(HttpFacts {
+        method: method.unwrap_or_else(|| usual.into()),
+        host: host.unwrap_or_else(|| "localhost".into()),
+        port: context.port.unwrap_or(if tls { 443 } else { 80 }),
+        tls,
+        path: path.unwrap_or_else(|| "/".into()),
+        query,
+        headers,
+        content_type: content_type.unwrap_or_default(),
+        body_bytes: body_bytes.unwrap_or(0),
+    })
+}
+
 fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, String> {
     let RawContext {
         kinds,
@@ -486,6 +541,7 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
         statements,
         address,
         port,
+        http,
         mcp,
         input,
         llm,
@@ -494,6 +550,9 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
     } = context;
     if address.is_some() || port.is_some() {
         return Err("context.address and context.port are those of connect".into());
+    }
+    if http != RawHttp::default() {
+        return Err("context.http is that of http.*".into());
     }
     if mcp != RawMcp::default() || !input.is_empty() || llm != RawLlm::default() {
         return Err(

@@ -11,8 +11,8 @@ use cedar_policy::{
 
 use crate::approval::Consent;
 use crate::model::{
-    Action, DataClass, Digest, Facts, Limits, Obligations, Operation, PolicyId, Principal, RecordingLevel,
-    Target, Timestamp,
+    Action, DataClass, Digest, Facts, HttpFacts, Limits, Obligations, Operation, PolicyId, Principal,
+    RecordingLevel, Target, Timestamp,
 };
 
 use super::annotations::Annotations;
@@ -462,6 +462,25 @@ fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
         }
         // Their words are the process's own and seldom the same twice.
         Facts::Mcp(_) | Facts::Llm(_) => return None,
+        Facts::Http(facts) => {
+            let HttpFacts {
+                method,
+                host,
+                port,
+                tls,
+                path,
+                query,
+                headers,
+                content_type,
+                body_bytes,
+            } = facts;
+            address = format!("{host} {port} {tls} {body_bytes}");
+            parts.extend([b"http".as_slice(), method.as_bytes(), address.as_bytes()]);
+            parts.extend([path.as_bytes(), content_type.as_bytes(), b"query"]);
+            parts.extend(query.iter().map(String::as_bytes));
+            parts.push(b"headers");
+            parts.extend(headers.iter().map(String::as_bytes));
+        }
     }
     Some(Digest::of_fields(&parts))
 }

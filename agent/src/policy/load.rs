@@ -81,6 +81,10 @@ pub fn shipped() -> Vec<PolicySource> {
             "policies/50-agents.cedar",
             include_str!("../../../policies/50-agents.cedar"),
         ),
+        one(
+            "policies/50-http.cedar",
+            include_str!("../../../policies/50-http.cedar"),
+        ),
     ]
 }
 

@@ -10,8 +10,8 @@ use cedar_policy::{
 
 use crate::approval::Consent;
 use crate::model::{
-    DataClass, Document, Facts, Group, LlmFacts, McpFacts, Operation, Principal, PrincipalKind, SqlFacts,
-    Target, Timestamp,
+    DataClass, Document, Facts, Group, HttpFacts, LlmFacts, McpFacts, Operation, Principal, PrincipalKind,
+    SqlFacts, Target, Timestamp,
 };
 
 /// Something could not be said in Cedar's words; the answer is then no.
@@ -109,6 +109,7 @@ pub(super) fn context(
             ("address".to_owned(), Value::new_ip(connect.address.to_string())),
             ("port".to_owned(), Value::new_long(connect.port.into())),
         ],
+        Facts::Http(facts) => vec![("http".to_owned(), http(facts)?)],
         Facts::Mcp(facts) => vec![
             ("mcp".to_owned(), mcp(facts)?),
             ("input".to_owned(), input(&facts.input)?),
@@ -182,6 +183,36 @@ fn sql(facts: &SqlFacts) -> Result<Value, Unsayable> {
         (
             "statements".to_owned(),
             Value::new_long(i64::try_from(facts.statements.len()).unwrap_or(i64::MAX)),
+        ),
+    ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn http(facts: &HttpFacts) -> Result<Value, Unsayable> {
+    let HttpFacts {
+        method,
+        host,
+        port,
+        tls,
+        path,
+        query,
+        headers,
+        content_type,
+        body_bytes,
+    } = facts;
+    let text = |s: &str| Value::new_string(s.to_owned());
+    let fields = [
+        ("method".to_owned(), text(method)),
+        ("host".to_owned(), text(host)),
+        ("port".to_owned(), Value::new_long((*port).into())),
+        ("tls".to_owned(), Value::new_bool(*tls)),
+        ("path".to_owned(), text(path)),
+        ("query".to_owned(), strings(query.iter().map(String::as_str))),
+        ("headers".to_owned(), strings(headers.iter().map(String::as_str))),
+        ("content_type".to_owned(), text(content_type)),
+        (
+            "body_bytes".to_owned(),
+            Value::new_long(i64::try_from(*body_bytes).unwrap_or(i64::MAX)),
         ),
     ];
     Value::new_record(fields).map_err(|error| error.to_string())

@@ -19,6 +19,18 @@ use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
 use super::open::Session;
 use super::upstream::InFlight;
 
+/// Something that can be judged.
+pub trait Judged {
+    /// What it means.
+    fn operation(&self) -> &Arc<Operation>;
+}
+
+impl<R: Request> Judged for R {
+    fn operation(&self) -> &Arc<Operation> {
+        Request::operation(self)
+    }
+}
+
 /// A request of a protocol: frames together with what they mean.
 pub trait Request {
     /// What the frames mean.
@@ -44,6 +56,11 @@ impl<R> Permit<R> {
     /// The operation's reference.
     pub const fn id(&self) -> OperationId {
         self.outcome.operation()
+    }
+
+    /// Bounds that a policy sets; a protocol that cannot keep one withdraws the permit.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Gives the permit back unused: the request is not forwarded after all.
@@ -121,7 +138,7 @@ impl Session {
     ///
     /// # Errors
     /// The refusal to tell the process; it is recorded already.
-    pub async fn authorize<R: Request>(&self, request: R) -> Result<Permit<R>, Refusal> {
+    pub async fn authorize<R: Judged>(&self, request: R) -> Result<Permit<R>, Refusal> {
         let id = OperationId::new();
         let now = crate::clock::now();
         let operation = Arc::clone(request.operation());
@@ -131,8 +148,8 @@ impl Session {
         };
         let judged = self.judge(id, &operation, &principal, now).await;
         let (allowed, ticket) = match judged {
-            Judged::Go(allowed, ticket) => (allowed, ticket),
-            Judged::Refuse(refusal, bundle) => {
+            Ruling::Go(allowed, ticket) => (allowed, ticket),
+            Ruling::Refuse(refusal, bundle) => {
                 return Err(self.refused(id, Some(operation), refusal, Some(bundle)).await);
             }
         };
@@ -168,17 +185,22 @@ impl Session {
         self.refused(OperationId::new(), None, refusal, None).await
     }
 
+    /// Records what is refused without asking the policies: `operation`, where it was understood as one.
+    pub async fn refuse(&self, operation: Option<Arc<Operation>>, refusal: Refusal) -> Refusal {
+        self.refused(OperationId::new(), operation, refusal, None).await
+    }
+
     async fn judge(
         &self,
         id: OperationId,
         operation: &Arc<Operation>,
         principal: &Principal,
         now: Timestamp,
-    ) -> Judged {
+    ) -> Ruling {
         let target = &self.target.target;
         let engine = self.rooms.policies.current();
         match engine.decide(operation, principal, target, None, now) {
-            Decision::Allow(allowed) => Judged::Go(allowed, None),
+            Decision::Allow(allowed) => Ruling::Go(allowed, None),
             Decision::Deny(denial) => self.denied(&engine, operation, principal, denial, now),
             Decision::NeedsApproval(need) => self.consent(&engine, id, operation, principal, need, now).await,
         }
@@ -191,10 +213,10 @@ impl Session {
         principal: &Principal,
         denial: Denial,
         now: Timestamp,
-    ) -> Judged {
+    ) -> Ruling {
         match self.mode() {
             Mode::Enforce => refused_by(denial),
-            Mode::Observe => Judged::Go(
+            Mode::Observe => Ruling::Go(
                 engine.observe(operation, principal, &self.target.target, denial, now),
                 None,
             ),
@@ -209,10 +231,10 @@ impl Session {
         principal: &Principal,
         need: ApprovalNeed,
         now: Timestamp,
-    ) -> Judged {
+    ) -> Ruling {
         if self.mode() == Mode::Observe {
             let denial = need.as_denial();
-            return Judged::Go(
+            return Ruling::Go(
                 engine.observe(operation, principal, &self.target.target, denial, now),
                 None,
             );
@@ -223,19 +245,19 @@ impl Session {
                 // The policies may have changed while somebody was asked: those of now count.
                 let engine = self.rooms.policies.current();
                 match engine.decide(operation, principal, &self.target.target, Some(&consent), now) {
-                    Decision::Allow(allowed) => Judged::Go(allowed, Some(consent.ticket().clone())),
+                    Decision::Allow(allowed) => Ruling::Go(allowed, Some(consent.ticket().clone())),
                     Decision::Deny(denial) => refused_by(denial),
                     Decision::NeedsApproval(still) => refused_by(still.as_denial()),
                 }
             }
-            Ok(Asked::Refused(refusal)) => Judged::Refuse(refusal, need.bundle),
+            Ok(Asked::Refused(refusal)) => Ruling::Refuse(refusal, need.bundle),
             Err(error) => {
                 let refusal = Refusal::new(
                     RefusalKind::NotRecorded,
                     format!("It needs approval, and the request could not be stored: {error}."),
                     "Tell whoever runs the agent: its log says more.",
                 );
-                Judged::Refuse(refusal, need.bundle)
+                Ruling::Refuse(refusal, need.bundle)
             }
         }
     }
@@ -299,7 +321,7 @@ impl Session {
         })
     }
 
-    async fn permit<R: Request>(
+    async fn permit<R: Judged>(
         &self,
         id: OperationId,
         request: R,
@@ -405,7 +427,7 @@ impl Session {
     }
 }
 
-enum Judged {
+enum Ruling {
     Go(Allowed, Option<Ticket>),
     /// With the digest of the policies that decided.
     Refuse(Refusal, Digest),
@@ -420,13 +442,13 @@ enum Asked {
 fn waits_do_harm(operation: &Operation) -> bool {
     match &operation.facts {
         Facts::Sql(facts) => facts.in_transaction,
-        Facts::Connect(_) | Facts::Mcp(_) | Facts::Llm(_) => false,
+        Facts::Connect(_) | Facts::Http(_) | Facts::Mcp(_) | Facts::Llm(_) => false,
     }
 }
 
-fn refused_by(denial: Denial) -> Judged {
+fn refused_by(denial: Denial) -> Ruling {
     let bundle = denial.bundle;
-    Judged::Refuse(denial_refusal(denial), bundle)
+    Ruling::Refuse(denial_refusal(denial), bundle)
 }
 
 fn denial_refusal(denial: Denial) -> Refusal {

@@ -2,12 +2,14 @@
 
 mod authorize;
 mod downstream;
+mod messages;
 mod open;
 mod speech;
 mod upstream;
 
-pub use authorize::{Neutral, NeutralReason, Pass, Permit, Request};
+pub use authorize::{Judged, Neutral, NeutralReason, Pass, Permit, Request};
 pub use downstream::{Downstream, RefusalWords};
+pub use messages::{Answer, AnswerBody, Message, Part, Permitted, Piece};
 pub use open::{Rooms, Session};
 pub use speech::AgentSpeech;
 pub use upstream::{InFlight, Upstream};

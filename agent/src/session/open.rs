@@ -101,6 +101,12 @@ impl Session {
         &self.target
     }
 
+    /// Bounds on every operation, whatever policies say.
+    #[must_use]
+    pub fn common_limits(&self) -> Limits {
+        self.rooms.limits
+    }
+
     /// A text as records and approvers see it: everything sensitive masked.
     #[must_use]
     pub fn shown(&self, text: &[u8]) -> String {

@@ -66,6 +66,17 @@ impl UpstreamVerifier {
         self.name.to_str().into_owned()
     }
 
+    /// The same, offering other protocols (RFC 7301). Sessions are resumed across both.
+    #[must_use]
+    pub fn offering(&self, alpn: &[&[u8]]) -> Self {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Self {
+            config: Arc::new(config),
+            name: self.name.clone(),
+        }
+    }
+
     /// Shakes hands as a client.
     ///
     /// # Errors

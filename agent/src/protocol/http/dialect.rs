@@ -57,7 +57,8 @@ pub struct Words {
 /// One request and its answer.
 pub trait Dialect: Debug + Send {
     /// What the request asks for. Each operation must be permitted, or nothing is forwarded. Where the list is empty
-    /// the request is judged as what it is in HTTP (`http.*`). The fingerprint of an operation must cover `body`.
+    /// the request is judged as what it is in HTTP (`http.*`). The fingerprint of an operation covers everything in the
+    /// body that the target acts on (not a request's number); the relay adds method, host, path and query.
     ///
     /// # Errors
     /// The refusal for what is not understood; the relay records it.

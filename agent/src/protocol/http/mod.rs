@@ -1,3 +1,22 @@
 //! HTTP/1.1 and HTTP/2 (RFC 9110, 9112, 9113), plain and inside TLS.
+//!
+//! `serve` opens a connection (`greet`: TLS with the process; `target`: the connection to the target), `exchange`
+//! carries one request: `framing` and `screen` refuse what could be read in two ways, `call` says what it means (with a
+//! `dialect`, where the target speaks one), and what comes back is masked by `answer`.
 
+mod answer;
+mod call;
 pub mod dialect;
+mod escapes;
+mod exchange;
+mod framing;
+mod greet;
+mod inject;
+mod path;
+mod refusal;
+mod screen;
+mod serve;
+mod shown;
+mod target;
+
+pub use serve::{Legs, serve};

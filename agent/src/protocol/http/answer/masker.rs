@@ -1,0 +1,159 @@
+//! Masks one body as it arrives.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::mask::{MaskPlan, Maskable, StreamMask};
+use crate::model::MaskCounts;
+
+use super::super::dialect::{Cut, Dialect};
+use super::super::escapes::Unescape;
+use super::events::{Cutter, mask};
+use super::shape::{Shape, Sniffed, sniff};
+
+/// Largest answer that a dialect gets as a whole.
+const MAX_WHOLE: usize = 16 * 1024 * 1024;
+
+/// Masks one body. Nothing of it is out that was not looked at, but for formats that no detector reads.
+#[derive(Debug)]
+pub(super) enum Masker {
+    Text(Box<(Unescape, StreamMask)>),
+    Events(Cutter, Option<Box<dyn Dialect>>),
+    Whole(BytesMut, Box<dyn Dialect>),
+    /// First bytes that say nothing yet.
+    Unknown(BytesMut),
+    /// No detector reads it.
+    Binary,
+    Done,
+}
+
+/// Why a body cannot go on.
+pub(super) type Stop = &'static str;
+
+impl Masker {
+    pub(super) fn new(shape: Shape, dialect: Option<(Cut, Box<dyn Dialect>)>, plan: &MaskPlan) -> Self {
+        match (dialect, shape) {
+            (Some((Cut::Whole, dialect)), _) => Self::Whole(BytesMut::new(), dialect),
+            (Some((Cut::Events, dialect)), _) => Self::Events(Cutter::default(), Some(dialect)),
+            (Some((Cut::Http, _)) | None, Shape::Events) => Self::Events(Cutter::default(), None),
+            (Some((Cut::Http, _)) | None, Shape::Text(format)) => {
+                Self::Text(Box::new((Unescape::new(format), plan.stream())))
+            }
+            (Some((Cut::Http, _)) | None, Shape::Unknown) => Self::Unknown(BytesMut::new()),
+        }
+    }
+
+    /// Whether its bytes are not looked at.
+    pub(super) const fn is_blind(&self) -> bool {
+        matches!(self, Self::Binary)
+    }
+
+    fn push(&mut self, piece: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Result<BytesMut, Stop> {
+        let mut out = BytesMut::new();
+        match self {
+            Self::Text(text) => {
+                let (unescape, stream) = &mut **text;
+                let mut plain = BytesMut::with_capacity(piece.len());
+                unescape.push(piece, plan, &mut plain, counts);
+                stream.push(&plain, &mut out);
+            }
+            Self::Events(cutter, dialect) => {
+                cutter.push(piece);
+                while let Some(event) = cutter
+                    .next()
+                    .map_err(|_too_large| "an event is larger than 4 MiB")?
+                {
+                    out.extend_from_slice(&one(&event, dialect, plan, counts));
+                }
+            }
+            Self::Whole(whole, _) => {
+                if whole.len().saturating_add(piece.len()) > MAX_WHOLE {
+                    return Err("it is larger than 16 MiB");
+                }
+                whole.extend_from_slice(piece);
+            }
+            Self::Unknown(first) => {
+                first.extend_from_slice(piece);
+                let first = first.clone();
+                self.settle(&first, false, plan)?;
+                if !matches!(self, Self::Unknown(_)) {
+                    return self.push(&first, plan, counts);
+                }
+            }
+            Self::Binary => out.extend_from_slice(piece),
+            Self::Done => return Err("it goes on behind its end"),
+        }
+        Ok(out)
+    }
+
+    /// Decides what unknown bytes are, once they tell.
+    fn settle(&mut self, first: &[u8], complete: bool, plan: &MaskPlan) -> Result<(), Stop> {
+        match sniff(first, complete) {
+            Sniffed::More => {}
+            Sniffed::Wide => return Err("it is text in an encoding that Interdict cannot look into"),
+            Sniffed::Binary => *self = Self::Binary,
+            Sniffed::Text => *self = Self::new(Shape::Text(super::super::escapes::Format::Text), None, plan),
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> Result<BytesMut, Stop> {
+        let mut out = BytesMut::new();
+        if let Self::Unknown(first) = self {
+            let first = std::mem::take(first);
+            self.settle(&first, true, plan)?;
+            out = self.push(&first, plan, counts)?;
+        }
+        match std::mem::replace(self, Self::Done) {
+            Self::Text(text) => {
+                let (unescape, mut stream) = *text;
+                let mut plain = BytesMut::new();
+                unescape.finish(plan, &mut plain, counts);
+                stream.push(&plain, &mut out);
+                counts.merge(&stream.finish(&mut out));
+            }
+            Self::Events(mut cutter, mut dialect) => {
+                let rest = cutter.rest();
+                if !rest.is_empty() {
+                    out.extend_from_slice(&one(&rest, &mut dialect, plan, counts));
+                }
+            }
+            Self::Whole(whole, mut dialect) => {
+                out.extend_from_slice(&dialect.response_event(&whole, plan, counts));
+            }
+            Self::Binary => *self = Self::Binary,
+            Self::Unknown(_) | Self::Done => {}
+        }
+        Ok(out)
+    }
+}
+
+fn one(
+    event: &[u8],
+    dialect: &mut Option<Box<dyn Dialect>>,
+    plan: &MaskPlan,
+    counts: &mut MaskCounts,
+) -> Vec<u8> {
+    match dialect {
+        // The line feed after the carriage return that ended an event.
+        _ if event.iter().all(|b| matches!(b, b'\r' | b'\n')) => event.to_vec(),
+        Some(dialect) => dialect.response_event(event, plan, counts),
+        None => mask(event, plan, counts).to_vec(),
+    }
+}
+
+/// The next piece of a body, or its end (`None`).
+#[derive(Debug)]
+pub(super) struct Next<'a>(pub(super) &'a mut Masker, pub(super) Option<&'a [u8]>);
+
+impl Maskable for Next<'_> {
+    type Output = Result<Bytes, Stop>;
+
+    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> Self::Output {
+        let Self(masker, piece) = self;
+        let out = match piece {
+            Some(piece) => masker.push(piece, plan, counts),
+            None => masker.finish(plan, counts),
+        };
+        out.map(BytesMut::freeze)
+    }
+}

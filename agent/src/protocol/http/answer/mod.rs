@@ -1,0 +1,325 @@
+//! What comes back from the target: decoded, masked, counted, and the outcome recorded at its end.
+
+mod coding;
+mod events;
+mod masker;
+mod shape;
+
+use std::io;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use crate::mask::{MaskPlan, Maskable, Masked, NoData};
+use crate::model::{MaskCounts, Outcome, OutcomeStatus};
+use crate::session::{Answer, InFlight, Piece};
+
+use super::call::essence;
+use super::dialect::Dialect;
+use super::escapes::{Format, masked_text};
+use super::screen::strip_connection;
+use coding::{Decoder, STEP};
+use masker::{Masker, Next};
+use shape::shape;
+
+/// Why an answer is not shown.
+#[derive(Debug)]
+pub(super) struct Withheld {
+    pub(super) reason: String,
+    pub(super) next_step: &'static str,
+}
+
+/// Everything about a request that its answer needs.
+#[derive(Debug)]
+pub(super) struct Owed {
+    pub(super) in_flight: InFlight,
+    /// Outcomes of further operations of the same request.
+    pub(super) along: Vec<InFlight>,
+    /// Whether it was a HEAD.
+    pub(super) is_head: bool,
+    /// Bytes of its body.
+    pub(super) sent: u64,
+    pub(super) dialect: Option<Box<dyn Dialect>>,
+    /// When the answer must be complete; a stream of events must have begun by then.
+    pub(super) until: Option<Instant>,
+}
+
+impl Owed {
+    /// Records one outcome for every operation.
+    pub(super) fn finish(self, outcome: Outcome) {
+        for further in self.along {
+            further.outcome.finish(outcome.clone());
+        }
+        self.in_flight.outcome.finish(outcome);
+    }
+}
+
+/// Fields about the bytes of a body, which are others after masking and decoding, or about other ways to it.
+const ABOUT_BYTES: [&str; 10] = [
+    "content-length",
+    "content-encoding",
+    "etag",
+    "accept-ranges",
+    "content-md5",
+    "digest",
+    "content-digest",
+    "repr-digest",
+    "content-range",
+    // Another way to the same answer.
+    "alt-svc",
+];
+
+/// Shows an answer.
+pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Answer, Withheld> {
+    let (parts, body) = response.into_parts();
+    let (status, mut headers) = (parts.status, parts.headers);
+    let plan = owed.in_flight.plan.clone();
+    let mut counts = MaskCounts::default();
+    let empty = owed.is_head
+        || body.is_end_stream()
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    strip_connection(&mut headers);
+    if essence(&headers) == "text/event-stream" {
+        owed.until = None;
+    }
+    let (decoder, shape) = match (Decoder::new(&headers), shape(&headers)) {
+        (Some(decoder), Ok(shape)) => (decoder, shape),
+        // Without a body there is nothing to look into.
+        _ if empty => (Decoder::none(), shape::Shape::Unknown),
+        (None, _) => return Err(withhold(owed, "a content coding that Interdict does not know")),
+        (_, Err(charset)) => return Err(withhold(owed, &format!("the charset {charset:?}"))),
+    };
+    if !empty {
+        let dialect = owed.dialect.take();
+        let cut = dialect.map(|mut dialect| (dialect.response(status, &headers), dialect));
+        for name in ABOUT_BYTES {
+            headers.remove(name);
+        }
+        let head = plan.apply(Head(status, headers), &mut counts);
+        let flow = Flow {
+            body,
+            pending: Bytes::new(),
+            trailers: None,
+            state: FlowState::Open,
+            decoder,
+            masker: Masker::new(shape, cut, &plan),
+            plan,
+            counts,
+            shown: 0,
+            status,
+            owed: Some(owed),
+        };
+        let pieces = stream::unfold(flow, |mut flow| async move {
+            let piece = flow.next().await?;
+            Some((piece, flow))
+        });
+        return Ok(Answer::pieces(head, Box::pin(pieces)));
+    }
+    for name in ABOUT_BYTES {
+        headers.remove(name);
+    }
+    let head = plan.apply(Head(status, headers), &mut counts);
+    let mut outcome = outcome(status, "");
+    outcome.bytes_up = owed.sent;
+    outcome.masked = counts;
+    owed.finish(outcome);
+    Ok(Answer::head(head))
+}
+
+fn withhold(owed: Owed, what: &str) -> Withheld {
+    let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
+    outcome.bytes_up = owed.sent;
+    owed.finish(outcome);
+    Withheld {
+        reason: format!("The target did it, but its answer is withheld: it has {what}."),
+        next_step: "Ask for it in another form (Accept, Accept-Encoding, Accept-Charset).",
+    }
+}
+
+fn outcome(status: StatusCode, note: &str) -> Outcome {
+    let ended = if status.is_client_error() || status.is_server_error() {
+        OutcomeStatus::Failed
+    } else {
+        OutcomeStatus::Completed
+    };
+    Outcome::bare(ended, format!("{}{note}", status.as_u16()))
+}
+
+/// Status and fields of an answer.
+struct Head(StatusCode, HeaderMap);
+
+impl Maskable for Head {
+    type Output = (StatusCode, HeaderMap);
+
+    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> Self::Output {
+        (self.0, Fields(self.1).mask(plan, counts))
+    }
+}
+
+/// Fields before or after a body.
+struct Fields(HeaderMap);
+
+impl Maskable for Fields {
+    type Output = HeaderMap;
+
+    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderMap {
+        let mut masked = HeaderMap::with_capacity(self.0.len());
+        for (name, value) in &self.0 {
+            masked.append(name.clone(), field(name, value, plan, counts));
+        }
+        masked
+    }
+}
+
+fn field(name: &HeaderName, value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderValue {
+    let format = match *name {
+        header::LOCATION | header::CONTENT_LOCATION | header::LINK | header::REFRESH => Format::Form,
+        _ => Format::Text,
+    };
+    let mut found = MaskCounts::default();
+    let masked = masked_text(value.as_bytes(), format, plan, &mut found);
+    if found.total() == 0 {
+        return value.clone();
+    }
+    counts.merge(&found);
+    HeaderValue::from_maybe_shared(masked.freeze())
+        .unwrap_or_else(|_bytes| HeaderValue::from_static("[masked]"))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum FlowState {
+    Open,
+    /// The target sent everything: what the decoder holds is due,
+    Decoded,
+    /// what the masks hold,
+    Masked,
+    /// the trailers and the outcome.
+    Trailers,
+    Done,
+}
+
+/// One body on its way.
+struct Flow {
+    body: Incoming,
+    /// What came and is not decoded yet.
+    pending: Bytes,
+    trailers: Option<HeaderMap>,
+    state: FlowState,
+    decoder: Decoder,
+    masker: Masker,
+    plan: MaskPlan,
+    counts: MaskCounts,
+    shown: u64,
+    status: StatusCode,
+    owed: Option<Owed>,
+}
+
+impl Flow {
+    /// The next piece that is not empty.
+    async fn next(&mut self) -> Option<io::Result<Piece>> {
+        loop {
+            match self.advance().await {
+                Ok(Some(Piece::Content(content))) if content.size() == 0 => {}
+                Ok(Some(piece)) => return Some(Ok(piece)),
+                Ok(None) => return None,
+                Err(error) => {
+                    self.state = FlowState::Done;
+                    self.end(
+                        OutcomeStatus::Failed,
+                        &format!(": the answer was cut off, {error}"),
+                    );
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> io::Result<Option<Piece>> {
+        match self.state {
+            FlowState::Done => Ok(None),
+            FlowState::Open if self.pending.is_empty() => {
+                self.read().await?;
+                Ok(Some(Piece::Content(Masked::without_data(
+                    Bytes::new(),
+                    NoData::ProtocolState,
+                ))))
+            }
+            FlowState::Open => {
+                let step = self.pending.split_to(self.pending.len().min(STEP));
+                let plain = self.decoder.step(&step)?;
+                self.masked(Some(&plain)).map(Some)
+            }
+            FlowState::Decoded => {
+                self.state = FlowState::Masked;
+                let plain = self.decoder.finish()?;
+                self.masked(Some(&plain)).map(Some)
+            }
+            FlowState::Masked => {
+                self.state = FlowState::Trailers;
+                self.masked(None).map(Some)
+            }
+            FlowState::Trailers => {
+                self.state = FlowState::Done;
+                let note = if self.masker.is_blind() {
+                    ": not looked into"
+                } else {
+                    ""
+                };
+                let trailers = self.trailers.take().map(|mut trailers| {
+                    strip_connection(&mut trailers);
+                    Piece::Trailers(self.plan.apply(Fields(trailers), &mut self.counts))
+                });
+                self.end(OutcomeStatus::Completed, note);
+                Ok(trailers)
+            }
+        }
+    }
+
+    /// Waits for more from the target.
+    async fn read(&mut self) -> io::Result<()> {
+        let until = self.owed.as_ref().and_then(|owed| owed.until);
+        let frame = match until {
+            None => self.body.frame().await,
+            Some(until) => tokio::time::timeout_at(until.into(), self.body.frame())
+                .await
+                .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "a policy bounds its time"))?,
+        };
+        match frame {
+            None => self.state = FlowState::Decoded,
+            Some(Err(error)) => return Err(io::Error::other(error)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => self.pending = data,
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            },
+        }
+        Ok(())
+    }
+
+    /// Masks the next plain bytes, or the end.
+    fn masked(&mut self, plain: Option<&[u8]>) -> io::Result<Piece> {
+        let piece = self.plan.apply(Next(&mut self.masker, plain), &mut self.counts);
+        let stop = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        let content = piece.transpose().map_err(stop)?;
+        let size = u64::try_from(content.size()).unwrap_or(u64::MAX);
+        self.shown = self.shown.saturating_add(size);
+        Ok(Piece::Content(content))
+    }
+
+    fn end(&mut self, ended: OutcomeStatus, note: &str) {
+        let Some(owed) = self.owed.take() else { return };
+        let mut outcome = outcome(self.status, note);
+        if ended == OutcomeStatus::Failed {
+            outcome.status = ended;
+        }
+        outcome.bytes_up = owed.sent;
+        outcome.bytes_down = self.shown;
+        outcome.masked = std::mem::take(&mut self.counts);
+        owed.finish(outcome);
+    }
+}

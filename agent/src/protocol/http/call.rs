@@ -1,0 +1,218 @@
+//! One request as an operation.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use hyper::Method;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::mask::MaskPlan;
+use crate::model::{Digest, Facts, Fingerprint, HttpFacts, Operation};
+use crate::session::{Judged, Message};
+
+use super::inject::Injected;
+use super::screen::{Head, Place, host, scheme_of};
+use super::shown;
+
+/// A request with everything that goes on, and what it means.
+#[derive(Debug)]
+pub(super) struct Call {
+    method: Method,
+    authority: String,
+    target: PathAndQuery,
+    headers: HeaderMap,
+    body: Bytes,
+    credential: Option<Injected>,
+    operation: Arc<Operation>,
+}
+
+impl Call {
+    pub(super) fn new(
+        head: Head,
+        body: Bytes,
+        credential: Option<Injected>,
+        place: &Place,
+        plan: &MaskPlan,
+    ) -> Self {
+        let operation = Arc::new(operation(&head, &body, credential.as_ref(), place, plan));
+        let Head {
+            method,
+            actions: _,
+            authority,
+            target,
+            path: _,
+            query: _,
+            headers,
+        } = head;
+        Self {
+            method,
+            authority: authority.as_str().to_owned(),
+            target,
+            headers,
+            body,
+            credential,
+            operation,
+        }
+    }
+}
+
+impl Call {
+    /// The same request, meaning what a dialect read in it.
+    pub(super) fn meaning(mut self, operation: Operation) -> Self {
+        self.operation = Arc::new(self.bound(operation));
+        self
+    }
+
+    /// What a dialect read, bound to where the request goes.
+    pub(super) fn bound(&self, operation: Operation) -> Operation {
+        let parts: [&[u8]; 5] = [
+            b"http dialect",
+            self.method.as_str().as_bytes(),
+            self.authority.as_bytes(),
+            self.target.as_str().as_bytes(),
+            operation.fingerprint.0.as_bytes(),
+        ];
+        Operation {
+            fingerprint: Fingerprint(Digest::of_fields(&parts)),
+            ..operation
+        }
+    }
+}
+
+impl Judged for Call {
+    fn operation(&self) -> &Arc<Operation> {
+        &self.operation
+    }
+}
+
+impl Message for Call {
+    fn into_message(self) -> hyper::Request<Bytes> {
+        let Self {
+            method,
+            authority,
+            mut target,
+            mut headers,
+            body,
+            credential,
+            operation: _,
+        } = self;
+        if let Some(credential) = credential {
+            credential.into_head(&mut target, &mut headers);
+        }
+        if let Ok(host) = HeaderValue::try_from(authority) {
+            headers.insert(header::HOST, host);
+        }
+        // Methods that usually have a body say so when they have none (RFC 9110, 8.6).
+        if body.is_empty() && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let mut message = hyper::Request::new(body);
+        *message.method_mut() = method;
+        *message.uri_mut() = target.into();
+        *message.headers_mut() = headers;
+        message
+    }
+}
+
+/// What a request means.
+fn operation(
+    head: &Head,
+    body: &Bytes,
+    credential: Option<&Injected>,
+    place: &Place,
+    plan: &MaskPlan,
+) -> Operation {
+    let content_type = essence(&head.headers);
+    let facts = HttpFacts {
+        method: head.method.as_str().to_owned(),
+        host: host(&head.authority),
+        port: place.port,
+        tls: place.tls,
+        path: head.path.clone(),
+        query: head.query.clone(),
+        headers: head.headers.keys().map(|name| name.as_str().to_owned()).collect(),
+        content_type: content_type.clone(),
+        body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
+    };
+    let mut text = format!(
+        "{} {}://{}{}",
+        head.method,
+        scheme_of(place.tls),
+        head.authority,
+        shown::target(head.target.path(), head.target.query(), plan)
+    );
+    let excerpt = shown::body(&content_type, body, plan);
+    if !excerpt.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&excerpt);
+    }
+    Operation {
+        actions: head.actions.clone(),
+        facts: Facts::Http(facts),
+        text,
+        fingerprint: fingerprint(head, body, credential, place),
+        parameters: shown::fields(&head.headers, plan),
+    }
+}
+
+/// What an approval is bound to: everything that the target gets, but for what says nothing about the operation and
+/// differs when it is sent again.
+fn fingerprint(head: &Head, body: &Bytes, credential: Option<&Injected>, place: &Place) -> Fingerprint {
+    let authority = host(&head.authority);
+    let port = place.port.to_be_bytes();
+    let mut parts: Vec<&[u8]> = vec![
+        b"http",
+        scheme_of(place.tls).as_bytes(),
+        authority.as_bytes(),
+        &port,
+        head.method.as_str().as_bytes(),
+        head.target.as_str().as_bytes(),
+    ];
+    let mut fields: Vec<(&HeaderName, &HeaderValue)> = head
+        .headers
+        .iter()
+        .filter(|(name, _)| !says_nothing(name.as_str()) && !credential.is_some_and(|c| c.replaces(name)))
+        .collect();
+    fields.sort_by_key(|(name, _)| name.as_str());
+    for (name, value) in fields {
+        parts.extend([name.as_str().as_bytes(), value.as_bytes()]);
+    }
+    parts.extend([b"body".as_slice(), body]);
+    Fingerprint(Digest::of_fields(&parts))
+}
+
+/// Fields about the client, the answer's form or this one attempt.
+fn says_nothing(name: &str) -> bool {
+    matches!(
+        name,
+        "user-agent"
+            | "accept"
+            | "accept-encoding"
+            | "accept-language"
+            | "accept-charset"
+            | "cache-control"
+            | "pragma"
+            | "priority"
+            | "date"
+            | "traceparent"
+            | "tracestate"
+            | "baggage"
+            | "sentry-trace"
+            | "x-request-id"
+            | "x-correlation-id"
+            | "x-amzn-trace-id"
+            | "idempotency-key"
+            | "if-none-match"
+            | "if-modified-since"
+    ) || name.starts_with("x-stainless-")
+        || name.starts_with("sec-ch-")
+        || name.starts_with("sec-fetch-")
+}
+
+/// The media type of a body, lower case, without parameters; empty where none is named.
+pub(super) fn essence(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}

@@ -1,0 +1,340 @@
+//! One request and its answer: screened, judged, recorded, forwarded, masked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::{Method, Request, StatusCode, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::model::{Limits, Operation, OperationId, Outcome, OutcomeStatus, Refusal, RefusalKind};
+use crate::session::{Answer, Part, Permit, Session};
+
+use super::answer::{Owed, Withheld, answer};
+use super::call::Call;
+use super::dialect::{Asked, Dialect};
+use super::framing::{Noted, STAND_IN_METHOD};
+use super::inject;
+use super::refusal;
+use super::screen::{Head, Place, Wrong, host, screen};
+use super::serve::Legs;
+use super::target::{TargetError, TargetSide};
+
+/// Largest body of a request, in bytes: it is judged, and consented to, as a whole.
+pub(super) const MAX_BODY: usize = 16 * 1024 * 1024;
+/// How long a process may take for the next piece of a body.
+const BODY_TIME: Duration = Duration::from_secs(75);
+
+/// How long the rest of a refused body is read.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// One connection of a process, as its requests see it.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) session: Session,
+    pub(super) legs: Arc<Legs>,
+    pub(super) place: Place,
+    pub(super) target: TargetSide,
+    /// What was seen in the bytes of an HTTP/1 connection.
+    pub(super) noted: Arc<Noted>,
+}
+
+/// A refusal, and a status where the usual one does not fit.
+struct No(Refusal, Option<StatusCode>);
+
+/// A request that may be sent, and what goes along.
+struct Permitted {
+    permit: Permit<Call>,
+    along: Vec<Permit<Part>>,
+}
+
+impl Permitted {
+    fn withdraw(self, why: &str) {
+        for part in self.along {
+            part.withdraw(why);
+        }
+        self.permit.withdraw(why);
+    }
+}
+
+impl Exchange {
+    /// Answers one request. Dropping the future forwards nothing that was not forwarded yet.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let mut dialect = self.legs.dialect();
+        match Box::pin(self.carry(request, &mut dialect)).await {
+            Ok(answer) => answer,
+            Err(No(refusal, status)) => refusal::answer(&refusal, status, dialect.as_deref()),
+        }
+    }
+
+    async fn carry(
+        &self,
+        request: Request<Incoming>,
+        dialect: &mut Option<Box<dyn Dialect>>,
+    ) -> Result<Answer, No> {
+        let (parts, mut body) = request.into_parts();
+        let two = parts.version == Version::HTTP_2;
+        if parts.method.as_str() == STAND_IN_METHOD
+            && let Some(why) = self.noted.why()
+        {
+            let what = format!("The request could be read in two ways: {why}.");
+            return Err(self.unknown(what, None).await);
+        }
+        let head = match screen(&parts, &self.place) {
+            Ok(head) => head,
+            Err(Wrong { status, what }) => {
+                drain(&mut body, two).await;
+                return Err(self.unknown(what, Some(status)).await);
+            }
+        };
+        let is_head = head.method == Method::HEAD;
+        let (body, _room) = match self.collect(&mut body).await {
+            Ok(collected) => collected,
+            Err(no) => {
+                drain(&mut body, two).await;
+                return Err(no);
+            }
+        };
+        let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let meanings = match dialect {
+            None => Vec::new(),
+            Some(dialect) => self.meanings(dialect.as_mut(), &head, &body).await?,
+        };
+        let call = self.call(head, body).await?;
+        let permitted = self.judge(call, meanings).await?;
+        let id = permitted.permit.id();
+        if let Err(error) = self.target.ready().await {
+            permitted.withdraw("the target could not be reached");
+            return Err(self.unreachable(&error, id));
+        }
+        let Permitted { permit, along } = permitted;
+        let (message, mut in_flight) = permit.into_message();
+        let along: Vec<_> = along.into_iter().map(Permit::along).collect();
+        if !along.is_empty() {
+            // Nobody can tell which part of the answer belongs to which operation.
+            in_flight.plan = self.session.masks_nothing_revealed();
+        }
+        let until = along
+            .iter()
+            .chain([&in_flight])
+            .filter_map(|each| each.limits.max_time)
+            .min()
+            .and_then(|limit| Instant::now().checked_add(limit));
+        let mut owed = Owed {
+            in_flight,
+            along,
+            is_head,
+            sent,
+            dialect: None,
+            until,
+        };
+        let answered = match until {
+            None => self.target.send(message).await,
+            Some(until) => tokio::time::timeout_at(until.into(), self.target.send(message))
+                .await
+                .unwrap_or(Err(TargetError::OutOfTime)),
+        };
+        match answered {
+            Ok(response) => {
+                // Refusals from here on are the relay's own.
+                owed.dialect = dialect.take();
+                answer(response, owed).map_err(|Withheld { reason, next_step }| {
+                    let mut refusal = Refusal::new(RefusalKind::Unreachable, reason, next_step);
+                    refusal.operation = Some(id);
+                    No(refusal, None)
+                })
+            }
+            Err(error) => {
+                let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the target did not answer");
+                outcome.bytes_up = sent;
+                owed.finish(outcome);
+                Err(self.unreachable(&error, id))
+            }
+        }
+    }
+
+    /// What a dialect reads in a request.
+    async fn meanings(
+        &self,
+        dialect: &mut dyn Dialect,
+        head: &Head,
+        body: &Bytes,
+    ) -> Result<Vec<Operation>, No> {
+        let host = host(&head.authority);
+        let asked = Asked {
+            method: &head.method,
+            host: &host,
+            path: &head.path,
+            query: head.target.query(),
+            headers: &head.headers,
+        };
+        match dialect.request(&asked, body, &self.session.masks_nothing_revealed()) {
+            Ok(operations) => Ok(operations),
+            Err(refusal) => Err(No(self.session.refuse(None, refusal).await, None)),
+        }
+    }
+
+    /// Every operation must be permitted, or none is.
+    async fn judge(&self, call: Call, mut meanings: Vec<Operation>) -> Result<Permitted, No> {
+        let call = match meanings.pop() {
+            Some(last) => call.meaning(last),
+            None => call,
+        };
+        let mut along: Vec<Permit<Part>> = Vec::new();
+        let mut refused = None;
+        for meaning in meanings {
+            match self.session.authorize(Part(Arc::new(call.bound(meaning)))).await {
+                Ok(permit) => along.push(permit),
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        let judged = match refused {
+            Some(refusal) => Err(refusal),
+            None => self.session.authorize(call).await,
+        };
+        let permitted = match judged {
+            Ok(permit) => Permitted { permit, along },
+            Err(refusal) => {
+                for part in along {
+                    part.withdraw("another part of the same request is not permitted");
+                }
+                return Err(No(refusal, None));
+            }
+        };
+        let parts = permitted.along.iter().map(Permit::limits);
+        // What bounds everything bounds rows of databases.
+        let common = self.session.common_limits().max_rows;
+        let counts_rows = |limits: &Limits| limits.max_rows != common;
+        if parts.chain([permitted.permit.limits()]).any(counts_rows) {
+            permitted.withdraw("an obligation cannot be kept");
+            let reason = "A policy limits rows (@max_rows), and HTTP has none.";
+            let refusal = Refusal::new(
+                RefusalKind::Limit,
+                reason,
+                "Remove @max_rows from policies for HTTP.",
+            );
+            return Err(No(
+                self.session.refuse(None, refusal).await,
+                Some(StatusCode::FORBIDDEN),
+            ));
+        }
+        Ok(permitted)
+    }
+
+    /// The request with the real credential, and what it means.
+    async fn call(&self, head: Head, body: Bytes) -> Result<Call, No> {
+        let credential = match self.legs.credential().map(inject::read) {
+            None => None,
+            Some(Ok(credential)) => Some(credential),
+            Some(Err(reason)) => {
+                let refusal = Refusal::new(RefusalKind::Unreachable, reason, "Tell whoever runs the agent.");
+                return Err(No(self.session.refuse(None, refusal).await, None));
+            }
+        };
+        let plan = self.session.masks_nothing_revealed();
+        Ok(Call::new(head, body, credential, &self.place, &plan))
+    }
+
+    /// The whole body, within bounds.
+    async fn collect(&self, body: &mut Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), No> {
+        let too_large = || {
+            Refusal::new(
+                RefusalKind::Limit,
+                format!("The body is larger than {} MiB.", MAX_BODY >> 20),
+                "Send it in smaller parts.",
+            )
+        };
+        if body.size_hint().lower() > u64::try_from(MAX_BODY).unwrap_or(u64::MAX) {
+            return Err(No(self.session.refuse(None, too_large()).await, None));
+        }
+        let (mut whole, mut room) = (BytesMut::new(), Vec::new());
+        loop {
+            let frame = match tokio::time::timeout(BODY_TIME, body.frame()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) | Err(_) => return Err(self.broken().await),
+            };
+            // Trailers of a request say nothing that the agent carries.
+            let Ok(piece) = frame.into_data() else { continue };
+            if whole.len().saturating_add(piece.len()) > MAX_BODY {
+                return Err(No(self.session.refuse(None, too_large()).await, None));
+            }
+            match reserve(&self.legs.bodies(), piece.len()) {
+                Some(more) => room.push(more),
+                None => {
+                    let reason = "Too many bodies are held at the same time.";
+                    let refusal = Refusal::new(RefusalKind::Limit, reason, "Send it again later.");
+                    let refusal = self.session.refuse(None, refusal).await;
+                    return Err(No(refusal, Some(StatusCode::SERVICE_UNAVAILABLE)));
+                }
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok((whole.freeze(), room))
+    }
+
+    /// A body that did not come as it was announced.
+    async fn broken(&self) -> No {
+        let what = match self.noted.why() {
+            Some(why) => format!("The request could be read in two ways: {why}."),
+            None => "The body broke off.".to_owned(),
+        };
+        self.unknown(what, None).await
+    }
+
+    async fn unknown(&self, what: impl Into<String>, status: Option<StatusCode>) -> No {
+        let refusal = Refusal::new(
+            RefusalKind::NotUnderstood,
+            what,
+            "Interdict forwards only what it understands: send the request in another way, or report it.",
+        );
+        No(self.session.refuse(None, refusal).await, status)
+    }
+
+    fn unreachable(&self, error: &TargetError, id: OperationId) -> No {
+        let target = &self.session.target().target.name;
+        tracing::warn!(%error, %target, "the target did not answer");
+        let kind = match error {
+            TargetError::OutOfTime => RefusalKind::TimeLimit,
+            TargetError::Dial(_) | TargetError::Tls(_) | TargetError::TimedOut | TargetError::Http(_) => {
+                RefusalKind::Unreachable
+            }
+        };
+        let mut refusal = Refusal::new(
+            kind,
+            format!("The target cannot be used: {error}."),
+            "Tell whoever runs the agent.",
+        );
+        refusal.operation = Some(id);
+        No(refusal, None)
+    }
+}
+
+/// Reads what is left of a body that is refused: in HTTP/2 clients take an answer before its end for an error. HTTP/1
+/// closes the connection instead, and must not ask for what was announced with `Expect`.
+async fn drain(body: &mut Incoming, two: bool) {
+    let rest = async {
+        let mut left = 4 * MAX_BODY;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    if two {
+        // Who sends slowly is answered all the same.
+        let _in_time = tokio::time::timeout(DRAIN_TIME, rest).await;
+    }
+}
+
+/// Room for so many bytes, in KiB.
+fn reserve(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let kibibytes = u32::try_from(bytes.div_ceil(1024)).ok()?;
+    Arc::clone(room).try_acquire_many_owned(kibibytes).ok()
+}

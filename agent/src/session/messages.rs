@@ -1,0 +1,208 @@
+//! The two promises for protocols whose bytes a library writes (HTTP): a request body type that only a permit makes,
+//! and an answer type that only masked content, a refusal or the agent's own words make.
+//!
+//! A connection to a target is a `hyper` sender of `Permitted` bodies, a connection to the process a `hyper` service
+//! of `AnswerBody`: sending anything else does not compile.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::HeaderMap;
+use hyper::{Response, StatusCode};
+
+use crate::mask::Masked;
+use crate::model::{Operation, Refusal};
+
+use super::authorize::{Judged, Permit};
+use super::downstream::RefusalWords;
+use super::upstream::InFlight;
+
+/// A judged request that goes on as a message with a head and a body.
+pub trait Message: Judged {
+    /// Head and body, exactly as judged, with the real credential in its place.
+    fn into_message(self) -> hyper::Request<Bytes>;
+}
+
+/// The body of a request that was permitted. The only body type of connections to targets.
+#[derive(Debug)]
+pub struct Permitted {
+    content: Option<Bytes>,
+}
+
+/// A meaning that goes along with a message of which it is a part.
+#[derive(Debug)]
+pub struct Part(pub Arc<Operation>);
+
+impl Judged for Part {
+    fn operation(&self) -> &Arc<Operation> {
+        &self.0
+    }
+}
+
+impl Permit<Part> {
+    /// What is owed for it, once the message it belongs to is on its way. Sends nothing itself.
+    pub fn along(self) -> InFlight {
+        self.into_parts().1
+    }
+}
+
+impl<M: Message> Permit<M> {
+    /// The very message that was judged, ready to be sent, and what its answer must obey.
+    pub fn into_message(self) -> (hyper::Request<Permitted>, InFlight) {
+        let (message, in_flight) = self.into_parts();
+        let wrap = |content: Bytes| Permitted {
+            content: (!content.is_empty()).then_some(content),
+        };
+        (message.into_message().map(wrap), in_flight)
+    }
+}
+
+impl Body for Permitted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(
+            self.get_mut()
+                .content
+                .take()
+                .map(|content| Ok(Frame::data(content))),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length = self.content.as_ref().map_or(0, Bytes::len);
+        SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+    }
+}
+
+/// A masked piece of an answer's body.
+#[derive(Debug)]
+pub enum Piece {
+    /// Content.
+    Content(Masked<Bytes>),
+    /// Fields after the content (RFC 9110, 6.5).
+    Trailers(Masked<HeaderMap>),
+}
+
+/// Masked pieces of an answer's body, in order.
+type Pieces = Pin<Box<dyn Stream<Item = std::io::Result<Piece>> + Send>>;
+
+/// The body of what the process is answered.
+pub struct AnswerBody(Content);
+
+enum Content {
+    Whole(Option<Bytes>),
+    Pieces(Pieces),
+}
+
+impl std::fmt::Debug for AnswerBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnswerBody").finish_non_exhaustive()
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        match &mut self.get_mut().0 {
+            Content::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
+            Content::Pieces(pieces) => pieces
+                .as_mut()
+                .poll_next(cx)
+                .map(|piece| piece.map(|piece| piece.map(frame))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Content::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Content::Whole(content) => {
+                let length = content.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Content::Pieces(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn frame(piece: Piece) -> Frame<Bytes> {
+    match piece {
+        Piece::Content(content) => Frame::data(content.into_content()),
+        Piece::Trailers(trailers) => Frame::trailers(trailers.into_content()),
+    }
+}
+
+/// What the process is answered: masked content, or a refusal.
+#[derive(Debug)]
+#[must_use = "an answer is there to be given"]
+pub struct Answer(Response<AnswerBody>);
+
+impl Answer {
+    /// A masked head without a body.
+    pub fn head(head: Masked<(StatusCode, HeaderMap)>) -> Self {
+        Self::with(head, Content::Whole(None))
+    }
+
+    /// A masked head and a body that is masked as a whole.
+    pub fn whole(head: Masked<(StatusCode, HeaderMap)>, content: Masked<Bytes>) -> Self {
+        let content = content.into_content();
+        Self::with(head, Content::Whole((!content.is_empty()).then_some(content)))
+    }
+
+    /// A masked head and a body that comes in masked pieces.
+    pub fn pieces(
+        head: Masked<(StatusCode, HeaderMap)>,
+        pieces: impl Stream<Item = std::io::Result<Piece>> + Send + 'static,
+    ) -> Self {
+        Self::with(head, Content::Pieces(Box::pin(pieces)))
+    }
+
+    /// A refusal, in the protocol's words; `status` and `headers` are the agent's own.
+    pub fn refuse(
+        words: &impl RefusalWords,
+        refusal: &Refusal,
+        (status, headers): (StatusCode, HeaderMap),
+    ) -> Self {
+        let mut body = BytesMut::new();
+        words.encode(refusal, &mut body);
+        let mut response = Response::new(AnswerBody(Content::Whole(Some(body.freeze()))));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Self(response)
+    }
+
+    /// For the service of the connection to the process.
+    #[must_use]
+    pub fn into_response(self) -> Response<AnswerBody> {
+        self.0
+    }
+
+    fn with(head: Masked<(StatusCode, HeaderMap)>, content: Content) -> Self {
+        let (status, headers) = head.into_content();
+        let mut response = Response::new(AnswerBody(content));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Self(response)
+    }
+}
