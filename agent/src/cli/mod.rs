@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod config;
+mod doctor;
 mod generate;
 mod launch;
 mod output;
@@ -32,6 +33,7 @@ Examples:
   interdict approvals approve apr-7k2m9x --token-file my-token
   interdict sessions show
   interdict audit verify
+  sudo interdict doctor --config interdict.toml
 
 Exit status: 0 done, 1 not (or a check failed), 2 wrong use, 3 no agent reached; `run` ends with its command's status.";
 
@@ -65,6 +67,8 @@ enum Command {
     /// The configuration: check it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// What this host can do, and what is open because it cannot.
+    Doctor(doctor::DoctorArgs),
     /// Print completions for a shell.
     Completions(generate::CompletionsArgs),
     /// Write man pages into a directory.
@@ -118,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Sessions(command) => sessions::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Config(command) => config::run(command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
@@ -158,6 +163,8 @@ mod tests {
             "interdict policy test",
             "interdict policy test --policies p --json a.toml dir",
             "interdict config check c.toml",
+            "interdict doctor",
+            "interdict doctor --config c.toml --json",
             "interdict completions bash",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -4,16 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aya::maps::{Array, HashMap as KernelMap, MapData, RingBuf};
-use aya::programs::links::FdLink;
-use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, SockOps,
-};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use interdict_ebpf::{Listener, State};
 
 use crate::model::{ListenerAddr, NetnsCookie};
 use crate::task::Task;
 
+use super::attach::HOOKS;
 use super::btf;
 use super::cgroup::RunCgroup;
 use super::counters::{CounterMap, Counters};
@@ -27,17 +24,6 @@ use super::pins::Pins;
 use super::process::kernel_address;
 use super::table::{FlowTable, sweep};
 
-const SOCKET_HOOKS: [&str; 8] = [
-    "on_connect4",
-    "on_connect6",
-    "on_sendmsg4",
-    "on_sendmsg6",
-    "on_bind4",
-    "on_bind6",
-    "on_getpeername4",
-    "on_getpeername6",
-];
-
 /// What is attached, and what is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
@@ -45,18 +31,47 @@ pub struct Features {
     pub attached: Vec<String>,
     /// Hooks that this kernel does not take, with what is lost by it.
     pub missing: Vec<(String, String)>,
-    /// What a process can do although everything is attached, for people who decide whether that is enough.
-    pub open: Vec<&'static str>,
+    /// What a process can do although everything is attached, and what closes it, for people who decide whether that is
+    /// enough.
+    pub open: Vec<(&'static str, &'static str)>,
 }
 
-/// What no cgroup hook sees.
-const OPEN: [&str; 6] = [
-    "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
-    "it can open AF_VSOCK sockets, and AF_PACKET and AF_XDP ones when it has CAP_NET_RAW",
-    "it can use a connected socket that an ungoverned process hands to it",
-    "its DNS questions reach the configured resolvers unread, so data can leave in names",
-    "it can be connected to from outside, and answer on such a connection",
-    "as root it can leave its cgroup or undo the hooks: run it as another user",
+impl Features {
+    /// Before anything is attached.
+    pub(super) fn standing() -> Self {
+        Self {
+            open: OPEN.to_vec(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What no cgroup hook sees, and what to do about it.
+const OPEN: [(&str, &str); 6] = [
+    (
+        "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
+        "keep its user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)",
+    ),
+    (
+        "it can open AF_VSOCK sockets, and AF_PACKET and AF_XDP ones when it has CAP_NET_RAW",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK in systemd; no capabilities",
+    ),
+    (
+        "it can use a connected socket that an ungoverned process hands to it",
+        "give it a user of its own, whom no free process serves",
+    ),
+    (
+        "its DNS questions reach the configured resolvers unread, so data can leave in names",
+        "watch the resolver's log for long names",
+    ),
+    (
+        "it can be connected to from outside, and answer on such a connection",
+        "let a packet filter refuse connections to its ports",
+    ),
+    (
+        "as root it can leave its cgroup or undo the hooks",
+        "run it as another user (--user)",
+    ),
 ];
 
 /// The attached hooks. Dropping it detaches them: end the processes of the cgroup first.
@@ -96,10 +111,7 @@ impl Guard {
             return Err(GuardError::NotRoot);
         }
         let listeners = Listeners::open()?;
-        let mut features = Features {
-            open: OPEN.to_vec(),
-            ..Features::default()
-        };
+        let mut features = Features::standing();
         let mut hooks = load(&mut features)?;
         let mut map: KernelMap<_, u64, Listener> = take(&mut hooks, "LISTENERS")?;
         map.insert(listeners.netns.0, listeners.entry(), 0)
@@ -118,7 +130,15 @@ impl Guard {
             reason: source.to_string(),
         })?;
         let pins = Pins::create(cgroup.name())?;
-        attach_all(&mut hooks, cgroup, &pins, &mut features)?;
+        for hook in &HOOKS {
+            match hook.attach(&mut hooks, cgroup, Some(&pins)) {
+                Ok(()) => features.attached.push(hook.name.into()),
+                Err(error) if hook.required => return Err(error),
+                Err(error) => features
+                    .missing
+                    .push((hook.name.into(), format!("{}: {error}", hook.without))),
+            }
+        }
         let state: Array<_, State> = take(&mut hooks, "STATE")?;
         let heartbeat = crate::task::spawn("heartbeat", heartbeat::beat(state));
         let sweep = crate::task::spawn("sweep flows", sweep(Arc::clone(&flows)));
@@ -197,7 +217,7 @@ impl Guard {
     }
 }
 
-fn load(features: &mut Features) -> Result<Ebpf, GuardError> {
+pub(super) fn load(features: &mut Features) -> Result<Ebpf, GuardError> {
     let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
     let offset = |structure, member| btf::member_offset(&btf, structure, member).unwrap_or(0);
     let (tgid, signal, live) = (
@@ -219,105 +239,6 @@ fn load(features: &mut Features) -> Result<Ebpf, GuardError> {
         .map_err(|error| GuardError::Object(chain(&error)))
 }
 
-fn attach_all(
-    hooks: &mut Ebpf,
-    cgroup: &RunCgroup,
-    pins: &Pins,
-    features: &mut Features,
-) -> Result<(), GuardError> {
-    let (directory, mode) = (cgroup.directory(), CgroupAttachMode::Single);
-    for name in SOCKET_HOOKS {
-        let hook: &mut CgroupSockAddr = program(hooks, name)?;
-        hook.load().map_err(|e| refused(name, &e))?;
-        let id = hook.attach(directory, mode).map_err(|e| refused(name, &e))?;
-        pin(hook.take_link(id).map(TryInto::try_into), pins, name)?;
-        features.attached.push(name.into());
-    }
-    let name = "on_sock_create";
-    let create: &mut CgroupSock = program(hooks, name)?;
-    create.load().map_err(|e| refused(name, &e))?;
-    let id = create.attach(directory, mode).map_err(|e| refused(name, &e))?;
-    pin(create.take_link(id).map(TryInto::try_into), pins, name)?;
-    features.attached.push(name.into());
-    let name = "on_sock_ops";
-    let ops: &mut SockOps = program(hooks, name)?;
-    ops.load().map_err(|e| refused(name, &e))?;
-    let id = ops.attach(directory, mode).map_err(|e| refused(name, &e))?;
-    pin(ops.take_link(id).map(TryInto::try_into), pins, name)?;
-    features.attached.push(name.into());
-    let name = "on_egress";
-    // The backstop is optional: every other hook judges before a packet exists.
-    match attach_egress(hooks, cgroup, pins, name) {
-        Ok(()) => features.attached.push(name.into()),
-        Err(error) => features
-            .missing
-            .push((name.into(), format!("packets are not looked at: {error}"))),
-    }
-    for (name, tracepoint) in [
-        ("on_fork", "sched_process_fork"),
-        ("on_exit", "sched_process_exit"),
-    ] {
-        // Labels are optional: the cgroup governs without them.
-        match attach_tracepoint(hooks, name, tracepoint) {
-            Ok(()) => features.attached.push(name.into()),
-            Err(error) => features
-                .missing
-                .push((name.into(), format!("labels are not kept: {error}"))),
-        }
-    }
-    Ok(())
-}
-
-fn attach_egress(
-    hooks: &mut Ebpf,
-    cgroup: &RunCgroup,
-    pins: &Pins,
-    name: &'static str,
-) -> Result<(), GuardError> {
-    let (at, mode) = (CgroupSkbAttachType::Egress, CgroupAttachMode::Single);
-    let egress: &mut CgroupSkb = program(hooks, name)?;
-    egress.load().map_err(|e| refused(name, &e))?;
-    let id = egress
-        .attach(cgroup.directory(), at, mode)
-        .map_err(|e| refused(name, &e))?;
-    pin(egress.take_link(id).map(TryInto::try_into), pins, name)
-}
-
-/// Pins a link. A kernel without links for cgroups (before 5.7) cannot keep the guard, and is refused.
-fn pin(
-    link: Result<Result<FdLink, aya::programs::links::LinkError>, aya::programs::ProgramError>,
-    pins: &Pins,
-    name: &'static str,
-) -> Result<(), GuardError> {
-    let link = link
-        .map_err(|e| refused(name, &e))?
-        .map_err(|e| refused(name, &e))?;
-    let _pinned = link.pin(pins.path(name)).map_err(|e| refused(name, &e))?;
-    Ok(())
-}
-
-fn attach_tracepoint(hooks: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(), GuardError> {
-    let btf = Btf::from_sys_fs().map_err(|e| refused(name, &e))?;
-    let point: &mut BtfTracePoint = program(hooks, name)?;
-    point.load(tracepoint, &btf).map_err(|e| refused(name, &e))?;
-    point.attach().map_err(|e| refused(name, &e))?;
-    Ok(())
-}
-
-fn program<'a, P>(hooks: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, GuardError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
-{
-    let missing = || GuardError::Hook {
-        hook: name,
-        reason: "the object does not hold it".into(),
-    };
-    hooks
-        .program_mut(name)
-        .and_then(|p| p.try_into().ok())
-        .ok_or_else(missing)
-}
-
 fn take<M>(hooks: &mut Ebpf, name: &'static str) -> Result<M, GuardError>
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
@@ -337,15 +258,8 @@ pub(super) fn map_error(map: &'static str, error: &aya::maps::MapError) -> Guard
     }
 }
 
-fn refused(hook: &'static str, error: &dyn std::error::Error) -> GuardError {
-    GuardError::Hook {
-        hook,
-        reason: chain(error),
-    }
-}
-
 /// An error with all its causes. The verifier's log can be thousands of lines: its end says what failed.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let text = causes(error);
     tracing::debug!(text, "the kernel's whole answer");
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();

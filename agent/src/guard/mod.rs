@@ -1,5 +1,6 @@
 //! Everything that touches the kernel: hooks, maps, listeners, the governed cgroup. The only privileged room.
 
+mod attach;
 mod btf;
 mod cgroup;
 mod counters;
@@ -16,6 +17,7 @@ mod process;
 mod sys;
 mod table;
 
+pub use attach::{HookState, probe};
 pub use cgroup::RunCgroup;
 pub use counters::Counters;
 pub use denials::{Denial, Denials};
@@ -23,3 +25,5 @@ pub use error::GuardError;
 pub use flow::{Flow, FlowSource};
 pub use hooks::{Features, Guard};
 pub use launch::{Identity, LaunchSpec, Launched, launch, launched_main};
+pub use pins::bpffs;
+pub use sys::clock_is_kept;

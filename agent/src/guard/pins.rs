@@ -53,7 +53,10 @@ pub(super) fn remove_run(name: &str) {
 }
 
 /// A mounted bpffs: the usual one, else the agent's own, mounted when needed.
-fn bpffs() -> Result<PathBuf, GuardError> {
+///
+/// # Errors
+/// Where none is mounted and none can be.
+pub fn bpffs() -> Result<PathBuf, GuardError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")
         .map_err(GuardError::kernel("cannot read", "/proc/self/mountinfo"))?;
     for mount in [BPFFS, OWN_BPFFS] {

@@ -1,7 +1,7 @@
 //! The only unsafe code of the agent: system calls that no library wraps.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE, close_range and readiness have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, close_range, adjtimex and readiness have no safe wrapper"
 )]
 
 use std::io;
@@ -46,6 +46,21 @@ pub(super) fn close_others_on_exec() -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether somebody keeps the clock right, as far as the kernel was told (adjtimex(2)).
+///
+/// # Errors
+/// Where the kernel does not say.
+pub fn clock_is_kept() -> io::Result<bool> {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: all zeros is a valid `timex` that asks for nothing but the state; the kernel fills it.
+    let result = unsafe { libc::adjtimex(state.as_mut_ptr()) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        libc::TIME_ERROR => Ok(false),
+        _ => Ok(true),
     }
 }
 

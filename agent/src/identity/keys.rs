@@ -82,6 +82,14 @@ impl Keys {
     }
 }
 
+/// Fetches the keys of an issuer, whatever is known already; how many they are.
+///
+/// # Errors
+/// A sentence without its full stop: why there are no keys.
+pub async fn reachable(config: &IssuerConfig) -> Result<usize, String> {
+    fetch(config).await.map(|set| set.keys.len())
+}
+
 async fn fetch(config: &IssuerConfig) -> Result<JwkSet, String> {
     let ca = config.ca_file.as_deref();
     let bytes = match &config.keys {

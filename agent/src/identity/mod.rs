@@ -8,4 +8,5 @@ mod tests;
 mod token;
 
 pub use binding::{Binding, IdentityChange, TokenSource};
+pub use keys::reachable;
 pub use token::{IdentityError, Issuers};

@@ -108,6 +108,23 @@ impl Authority {
         })
     }
 
+    /// Until when the authority's certificate is valid.
+    ///
+    /// # Errors
+    /// Where it cannot be read back.
+    pub fn valid_until(&self) -> Result<crate::model::Timestamp, TlsError> {
+        use x509_parser::prelude::FromDer;
+        let parsed = x509_parser::certificate::X509Certificate::from_der(&self.certificate);
+        let (_, certificate) = parsed.map_err(|error| TlsError::Content {
+            path: self.pem_path.clone(),
+            expected: "a certificate",
+            reason: error.to_string(),
+        })?;
+        Ok(crate::model::Timestamp::from_seconds(
+            certificate.validity().not_after.timestamp(),
+        ))
+    }
+
     /// The authority's certificate as PEM.
     #[must_use]
     pub fn pem(&self) -> &str {

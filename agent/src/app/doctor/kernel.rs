@@ -1,0 +1,179 @@
+//! Every hook and every feature of the kernel.
+
+use std::fs;
+use std::path::Path;
+
+use crate::guard::{GuardError, bpffs, probe};
+
+use super::Check;
+
+/// The oldest kernel that can be used, and the first that has everything.
+const FLOOR: (u32, u32) = (5, 15);
+const WHOLE: (u32, u32) = (6, 1);
+
+/// Daemons that do things on the network for whoever may talk to them.
+const DAEMONS: [&str; 7] = [
+    "/run/docker.sock",
+    "/run/podman/podman.sock",
+    "/run/containerd/containerd.sock",
+    "/run/dbus/system_bus_socket",
+    "/run/systemd/resolve/io.systemd.Resolve",
+    "/run/snapd.socket",
+    "/run/libvirt/libvirt-sock",
+];
+
+pub(super) fn checks() -> Vec<Check> {
+    let mut checks = vec![version(), btf(), lsm(), ptrace(), bpf()];
+    checks.extend(daemons());
+    hooks(&mut checks);
+    checks
+}
+
+fn version() -> Check {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map_while(|n| n.parse::<u32>().ok());
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next());
+    // `6.1-rc1` ends the second number early.
+    let minor = minor.unwrap_or_else(|| {
+        let second = release.split('.').nth(1).unwrap_or_default();
+        let digits: String = second.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    });
+    match (major, minor) {
+        found if found >= WHOLE => Check::available("kernel", "version", release),
+        found if found >= FLOOR => Check::limited("kernel", "version", release)
+            .open("features that came with Linux 6.1 are missing; each is named below")
+            .next("boot Linux 6.1 or newer"),
+        _ => Check::missing("kernel", "version", release)
+            .open("nothing can be governed")
+            .next("boot Linux 5.15 or newer; 6.1 has everything"),
+    }
+}
+
+fn btf() -> Check {
+    let path = "/sys/kernel/btf/vmlinux";
+    match fs::metadata(path) {
+        Ok(_) => Check::available("kernel", "BTF", path),
+        Err(error) => Check::missing("kernel", "BTF", format!("{path}: {error}"))
+            .open("nothing can be governed: socket storage needs it")
+            .next("boot a kernel with CONFIG_DEBUG_INFO_BTF=y (every current distribution's)"),
+    }
+}
+
+fn lsm() -> Check {
+    let open = "what the lines `beyond the hooks` say";
+    let next = "do what those lines say: this agent has no LSM hooks yet";
+    match fs::read_to_string("/sys/kernel/security/lsm") {
+        Ok(list) if list.split(',').any(|name| name.trim() == "bpf") => {
+            let found = format!("active ({}); this agent has no LSM hooks yet", list.trim());
+            Check::limited("kernel", "BPF LSM", found).open(open).next(next)
+        }
+        Ok(list) => Check::limited("kernel", "BPF LSM", format!("not active ({})", list.trim()))
+            .open(open)
+            .next(next),
+        Err(error) => {
+            let found = format!("not known: /sys/kernel/security/lsm: {error}");
+            Check::limited("kernel", "BPF LSM", found).open(open).next(next)
+        }
+    }
+}
+
+fn ptrace() -> Check {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
+    match scope.as_deref().map(str::trim) {
+        Some(scope @ ("1" | "2" | "3")) => {
+            Check::available("kernel", "ptrace", format!("ptrace_scope {scope}"))
+        }
+        found => Check::limited(
+            "kernel",
+            "ptrace",
+            format!("ptrace_scope {}", found.unwrap_or("absent")),
+        )
+        .open("a process can take over free processes of the same user")
+        .next("give the command a user of its own, or set kernel.yama.ptrace_scope=1"),
+    }
+}
+
+fn bpf() -> Check {
+    let setting = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
+    match setting.trim() {
+        "0" => Check::limited("kernel", "unprivileged bpf()", "allowed")
+            .open("any user can load programs; those cannot undo the hooks")
+            .next("set kernel.unprivileged_bpf_disabled=2"),
+        other => Check::available("kernel", "unprivileged bpf()", format!("disabled ({other})")),
+    }
+}
+
+fn daemons() -> Vec<Check> {
+    let reachable: Vec<&str> = DAEMONS
+        .into_iter()
+        .filter(|path| Path::new(path).exists())
+        .collect();
+    if reachable.is_empty() {
+        return vec![Check::available(
+            "kernel",
+            "daemons with network",
+            "none of the known ones runs here",
+        )];
+    }
+    vec![
+        Check::limited("kernel", "daemons with network", reachable.join(", "))
+            .open("a process that may talk to one of them has its network")
+            .next("keep the command's user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)"),
+    ]
+}
+
+fn hooks(checks: &mut Vec<Check>) {
+    match bpffs() {
+        Ok(path) => checks.push(Check::available("kernel", "bpffs", path.display().to_string())),
+        Err(error) => checks.push(
+            Check::missing("kernel", "bpffs", error.to_string())
+                .open("the hooks would go with the agent: nothing is governed")
+                .next("mount -t bpf bpf /sys/fs/bpf"),
+        ),
+    }
+    let (states, features) = match probe() {
+        Ok(found) => found,
+        Err(error) => {
+            let next = match &error {
+                GuardError::NotRoot => "run `sudo interdict doctor`",
+                GuardError::NoCgroup2 => "mount -t cgroup2 none /sys/fs/cgroup/unified",
+                GuardError::Kernel { .. }
+                | GuardError::Object(_)
+                | GuardError::Hook { .. }
+                | GuardError::Map { .. }
+                | GuardError::Listen { .. }
+                | GuardError::Launch { .. } => {
+                    "the line says what the kernel refuses; Linux 6.1 takes every hook"
+                }
+            };
+            let check = Check::missing("hook", "all", error.to_string());
+            checks.push(check.open("nothing can be governed").next(next));
+            return;
+        }
+    };
+    checks.push(Check::available(
+        "kernel",
+        "cgroup2",
+        "a run's cgroup can be made",
+    ));
+    for state in states {
+        checks.push(match state.taken {
+            Ok(()) => Check::available("hook", state.name, "attached"),
+            Err(error) if state.required => Check::missing("hook", state.name, error.to_string())
+                .open(state.without)
+                .next("boot Linux 6.1 or newer"),
+            Err(error) => Check::limited("hook", state.name, error.to_string())
+                .open(state.without)
+                .next("boot Linux 6.1 or newer"),
+        });
+    }
+    for (name, lost) in features.missing {
+        let check = Check::limited("hook", name, "its kernel structure is not as expected");
+        checks.push(check.open(lost).next("report this kernel's version"));
+    }
+    for (open, next) in features.open {
+        let check = Check::limited("kernel", "beyond the hooks", "as everywhere without BPF LSM");
+        checks.push(check.open(open).next(next));
+    }
+}

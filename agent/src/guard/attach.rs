@@ -1,0 +1,230 @@
+//! The hooks, one by one: how each is attached, and what is lost without it.
+
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+    ProgramError, SockOps,
+};
+use aya::{Btf, Ebpf};
+
+use super::cgroup::RunCgroup;
+use super::error::GuardError;
+use super::hooks::{Features, chain, load};
+use super::pins::Pins;
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy)]
+enum Point {
+    Address,
+    SockCreate,
+    SockOps,
+    Egress,
+    Tracepoint(&'static str),
+}
+
+/// One program.
+#[derive(Debug)]
+pub(super) struct Hook {
+    /// The program's name in the object.
+    pub(super) name: &'static str,
+    point: Point,
+    /// Whether nothing is governed without it.
+    pub(super) required: bool,
+    /// What a process could then do.
+    pub(super) without: &'static str,
+}
+
+const fn required(name: &'static str, point: Point, without: &'static str) -> Hook {
+    Hook {
+        name,
+        point,
+        required: true,
+        without,
+    }
+}
+
+const fn optional(name: &'static str, point: Point, without: &'static str) -> Hook {
+    Hook {
+        required: false,
+        ..required(name, point, without)
+    }
+}
+
+use Point::{Address, Egress, SockCreate, Tracepoint};
+
+/// Every program, in the order in which they are attached.
+pub(super) const HOOKS: [Hook; 13] = [
+    required(
+        "on_connect4",
+        Address,
+        "IPv4 connections go where the process wants",
+    ),
+    required(
+        "on_connect6",
+        Address,
+        "IPv6 connections go where the process wants",
+    ),
+    required(
+        "on_sendmsg4",
+        Address,
+        "IPv4 datagrams go where the process wants",
+    ),
+    required(
+        "on_sendmsg6",
+        Address,
+        "IPv6 datagrams go where the process wants",
+    ),
+    required("on_bind4", Address, "the process can take the agent's ports"),
+    required("on_bind6", Address, "the process can take the agent's ports"),
+    required(
+        "on_getpeername4",
+        Address,
+        "the process sees the agent in place of its peer",
+    ),
+    required(
+        "on_getpeername6",
+        Address,
+        "the process sees the agent in place of its peer",
+    ),
+    required(
+        "on_sock_create",
+        SockCreate,
+        "raw sockets, ping, SCTP and MPTCP leave unjudged",
+    ),
+    required(
+        "on_sock_ops",
+        Point::SockOps,
+        "the agent does not know what a connection was meant for",
+    ),
+    optional(
+        "on_egress",
+        Egress,
+        "packets are not looked at: source routes and routing headers lead past the agent",
+    ),
+    optional(
+        "on_fork",
+        Tracepoint("sched_process_fork"),
+        "labels are not inherited; the cgroup still governs",
+    ),
+    optional(
+        "on_exit",
+        Tracepoint("sched_process_exit"),
+        "labels outlive their process; the cgroup still governs",
+    ),
+];
+
+impl Hook {
+    /// Loads the program and attaches it; pinned where there is a place for it, else for as long as `hooks` lives.
+    pub(super) fn attach(
+        &self,
+        hooks: &mut Ebpf,
+        cgroup: &RunCgroup,
+        pins: Option<&Pins>,
+    ) -> Result<(), GuardError> {
+        let (name, mode) = (self.name, CgroupAttachMode::Single);
+        let at = cgroup.directory();
+        match self.point {
+            Address => {
+                let hook: &mut CgroupSockAddr = program(hooks, name)?;
+                hook.load().map_err(|e| refused(name, &e))?;
+                let id = hook.attach(at, mode).map_err(|e| refused(name, &e))?;
+                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            SockCreate => {
+                let hook: &mut CgroupSock = program(hooks, name)?;
+                hook.load().map_err(|e| refused(name, &e))?;
+                let id = hook.attach(at, mode).map_err(|e| refused(name, &e))?;
+                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            Point::SockOps => {
+                let hook: &mut SockOps = program(hooks, name)?;
+                hook.load().map_err(|e| refused(name, &e))?;
+                let id = hook.attach(at, mode).map_err(|e| refused(name, &e))?;
+                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            Egress => {
+                let hook: &mut CgroupSkb = program(hooks, name)?;
+                hook.load().map_err(|e| refused(name, &e))?;
+                let id = hook.attach(at, CgroupSkbAttachType::Egress, mode);
+                let id = id.map_err(|e| refused(name, &e))?;
+                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            // Of no cgroup: it goes with the agent, and labels with it.
+            Tracepoint(event) => {
+                let btf = Btf::from_sys_fs().map_err(|e| refused(name, &e))?;
+                let hook: &mut BtfTracePoint = program(hooks, name)?;
+                hook.load(event, &btf).map_err(|e| refused(name, &e))?;
+                hook.attach().map_err(|e| refused(name, &e))?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Pins a link. A kernel without links for cgroups (before 5.7) cannot keep the guard, and is refused.
+fn keep(
+    pins: Option<&Pins>,
+    name: &'static str,
+    link: impl FnOnce() -> Result<Result<FdLink, LinkError>, ProgramError>,
+) -> Result<(), GuardError> {
+    let Some(pins) = pins else { return Ok(()) };
+    let link = link()
+        .map_err(|e| refused(name, &e))?
+        .map_err(|e| refused(name, &e))?;
+    let _pinned = link.pin(pins.path(name)).map_err(|e| refused(name, &e))?;
+    Ok(())
+}
+
+fn program<'a, P>(hooks: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, GuardError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    let missing = || GuardError::Hook {
+        hook: name,
+        reason: "the object does not hold it".into(),
+    };
+    hooks
+        .program_mut(name)
+        .and_then(|p| p.try_into().ok())
+        .ok_or_else(missing)
+}
+
+fn refused(hook: &'static str, error: &dyn std::error::Error) -> GuardError {
+    GuardError::Hook {
+        hook,
+        reason: chain(error),
+    }
+}
+
+/// What became of one hook.
+#[derive(Debug)]
+pub struct HookState {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether nothing is governed without it.
+    pub required: bool,
+    /// What a process could do without it.
+    pub without: &'static str,
+    /// Whether this kernel takes it.
+    pub taken: Result<(), GuardError>,
+}
+
+/// Tries every hook on a cgroup that is made for it and taken away again. Also returns what else was found missing.
+///
+/// # Errors
+/// Where there is no cgroup to try on, or the kernel refuses the object as a whole.
+pub fn probe() -> Result<(Vec<HookState>, Features), GuardError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(GuardError::NotRoot);
+    }
+    let cgroup = RunCgroup::create()?;
+    let mut features = Features::standing();
+    let mut hooks = load(&mut features)?;
+    let states = HOOKS.iter().map(|hook| HookState {
+        name: hook.name,
+        required: hook.required,
+        without: hook.without,
+        taken: hook.attach(&mut hooks, &cgroup, None),
+    });
+    Ok((states.collect(), features))
+}
