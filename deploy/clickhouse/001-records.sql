@@ -1,5 +1,6 @@
--- Interdict's records. One INSERT is one fixed range of records with a deduplication token: a retry after a lost answer changes
--- nothing. Plain MergeTree deduplicates only with a window; give a materialized view's target one too.
+-- Interdict's records, as `interdict audit schema` prints them. One INSERT is one fixed range of records with a deduplication
+-- token: a retry after a lost answer changes nothing. Plain MergeTree deduplicates only with a window; give a materialized view's
+-- target one too.
 CREATE DATABASE IF NOT EXISTS interdict;
 
 CREATE TABLE IF NOT EXISTS interdict.records

@@ -177,6 +177,36 @@ fn changed_policies_are_in_force_in_open_sessions_and_wrong_ones_are_not() {
     ];
     let expected = expected.map(|(verdict, bundle)| (verdict.to_owned(), bundle.clone()));
     assert_eq!(selects, expected);
+
+    // The session is found again by what happened in it.
+    let dir = w.agent.state().join("audit").display().to_string();
+    let listed = |more: &[&str]| {
+        let words = ["sessions", "list", "--json", "--dir", &dir, "--since", "1h"];
+        let seen = w.agent.interdict(&[&words, more].concat()).expect("listed");
+        assert_eq!(seen.status, 0, "{}", seen.err);
+        seen.out
+    };
+    let found = listed(&[
+        "--principal",
+        "alice",
+        "--target",
+        "shop",
+        "--decision",
+        "refused",
+    ]);
+    let session: Value = serde_json::from_str(found.trim()).expect("one session");
+    assert_eq!(
+        (&session["refused"], &session["ended"]),
+        (&2.into(), &true.into())
+    );
+    assert_eq!(listed(&["--decision", "held"]), "");
+    let id = session["session"].as_str().expect("an id");
+    let shown = w.agent.interdict(&["sessions", "show", id, "--dir", &dir]);
+    let shown = shown.expect("shown").out;
+    assert!(
+        shown.contains("session.opened") && shown.contains("Closed for today"),
+        "{shown}"
+    );
     w.agent.verify().expect("verified");
 }
 

@@ -2,27 +2,37 @@
 //!
 //! `log` takes events, `record` gives them their stored form, `queue` is where they wait, `writer` makes them durable (one `fdatasync` for all that
 //! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back,
-//! `ship` streams them to ClickHouse.
+//! `ship` streams them to ClickHouse. `columns` lists what a record has, `tables` makes ClickHouse's from it;
+//! `index` and `search` find sessions again.
 
 mod chain;
+mod columns;
 mod event;
+mod index;
+#[cfg(test)]
+mod index_tests;
 mod log;
 mod outcome;
 mod queue;
 mod read;
 mod record;
 mod seal;
+mod search;
 mod segment;
 mod ship;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod writer;
 
 pub use event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene, Stored};
+pub use index::{Index, IndexError};
 pub use log::{AuditError, AuditLog, OutcomeSlot, Receipt};
 pub use outcome::OutcomeGuard;
 pub use read::{ReadError, read_all};
 pub use record::Record;
+pub use search::{SessionLine, Wanted};
 pub use ship::{drain, ship};
+pub use tables::clickhouse_tables;
 pub use verify::{Finding, Verification, verify};

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ClickHouseConfig, SecretSourceConfig};
 use crate::model::Digest;
 
+use super::columns::COLUMNS;
 use super::segment;
 
 /// First pause after a failure; it doubles up to `LONGEST_PAUSE`.
@@ -124,13 +125,15 @@ async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError
     let path = boot.join(segment::file_name(plan.segment, "seg"));
     let lines = segment::decode(range(&fs::read(path)?, plan.from, plan.to)).lines;
     let client = client(config)?;
+    let names: Vec<&str> = COLUMNS.iter().map(|c| c.name).collect();
     let mut insert = client
         .insert_formatted_with(format!(
-            "INSERT INTO {}.records FORMAT JSONEachRow",
-            config.database
+            "INSERT INTO {}.records ({}) FORMAT JSONEachRow",
+            config.database,
+            names.join(", ")
         ))
         .with_setting("insert_deduplication_token", plan.token.clone())
-        .with_setting("input_format_skip_unknown_fields", "1")
+        .with_setting("input_format_skip_unknown_fields", "0")
         .with_setting("async_insert", "0");
     insert.send(lines.into()).await?;
     insert.end().await?;

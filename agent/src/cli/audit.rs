@@ -1,11 +1,11 @@
 //! `interdict audit`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::audit::{Verification, verify};
+use crate::audit::{Index, Verification, clickhouse_tables, verify};
 
 use super::output::{Style, say, say_json};
 use super::{FAILED, Failure, OK, Outcome};
@@ -28,6 +28,14 @@ pub(super) enum AuditCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make the index of the log anew (it is made by itself where it is missing; what is shown comes from the log).
+    Reindex {
+        /// The directory of the log.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+        dir: PathBuf,
+    },
+    /// Print the tables that ClickHouse needs.
+    Schema,
 }
 
 #[derive(Serialize)]
@@ -47,8 +55,27 @@ struct ShownFinding<'a> {
 }
 
 pub(super) fn run(command: AuditCommand) -> Outcome {
-    let AuditCommand::Verify { dir, key, json } = command;
-    let seen = verify(&dir, key.as_deref()).map_err(|error| {
+    match command {
+        AuditCommand::Verify { dir, key, json } => verified(&dir, key.as_deref(), json),
+        AuditCommand::Reindex { dir } => {
+            let count = Index::rebuild(&dir).map_err(|error| {
+                Failure::new(
+                    error.to_string(),
+                    "Give the log's directory with --dir; writing there needs the agent's user or root.",
+                )
+            })?;
+            say(&format!("{count} records are in the index."));
+            Ok(OK)
+        }
+        AuditCommand::Schema => {
+            say(clickhouse_tables().trim_end());
+            Ok(OK)
+        }
+    }
+}
+
+fn verified(dir: &Path, key: Option<&str>, json: bool) -> Outcome {
+    let seen = verify(dir, key).map_err(|error| {
         Failure::new(
             format!("{} cannot be verified: {error}", dir.display()),
             "Give the directory with --dir; reading it needs the agent's user or root.",

@@ -55,7 +55,7 @@ enum Command {
     /// Requests for approval: list, show, approve, deny.
     #[command(subcommand)]
     Approvals(approvals::ApprovalsCommand),
-    /// The audit log: verify it.
+    /// The audit log: verify it, make its index anew.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Recorded sessions: list, show.
@@ -158,7 +158,12 @@ mod tests {
             "interdict --color always approvals show apr-7k2m9x",
             "interdict approvals deny apr-7k2m9x --comment no",
             "interdict audit verify --dir d --json",
+            "interdict audit reindex --dir d",
+            "interdict audit schema",
             "interdict sessions show",
+            "interdict sessions list --since 2h --principal alice --target shop --decision refused --json",
+            "interdict sessions list --since 2026-01-31",
+            "interdict sessions show abc --since 2026-01-31T08:00:00Z",
             "interdict policy check --policies p",
             "interdict policy test",
             "interdict policy test --policies p --json a.toml dir",
@@ -180,6 +185,8 @@ mod tests {
             "interdict approvals approve apr-7k2m9x --for 99999999999999999999h",
             "interdict approvals approve apr-7k2m9x --uses 0",
             "interdict approvals approve apr-7k2m9x --uses 1001",
+            "interdict sessions list --since yesterday",
+            "interdict sessions list --decision maybe",
             "interdict fly",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -1,11 +1,11 @@
 //! `interdict sessions`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::audit::{Record, read_all};
+use crate::audit::{Index, Record, SessionLine, Wanted, read_all};
+use crate::model::{Timestamp, duration};
 
 use super::audit::DEFAULT_DIR;
 use super::output::{Style, say, say_json, short, table, time};
@@ -14,7 +14,7 @@ use super::{Failure, OK, Outcome};
 /// Recorded sessions.
 #[derive(Debug, Subcommand)]
 pub(super) enum SessionsCommand {
-    /// Sessions: who, from where, to what, how many operations.
+    /// Sessions: who, from where, to what, how many operations. Found with an index beside the log.
     List(Common),
     /// A session with its verdicts in the margin; without an id, everything that was recorded.
     Show {
@@ -30,37 +30,66 @@ pub(super) struct Common {
     /// The directory of the log.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     dir: PathBuf,
+    /// Only what began since then: how long ago (2h), a day (2026-01-31) or a time (2026-01-31T08:00:00Z).
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    since: Option<Timestamp>,
     /// Only those of this principal (or part of its name).
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
     /// Only those to this target.
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
+    /// Only those with an operation that was judged like this.
+    #[arg(long, value_name = "VERDICT", value_parser = ["allowed", "observed", "held", "refused"])]
+    decision: Option<String>,
     /// Print records as JSON, one a line.
     #[arg(long)]
     json: bool,
 }
 
 impl Common {
-    fn records(&self) -> Result<Vec<Record>, Failure> {
-        let mut records = Vec::new();
-        let wanted = |r: &Record| {
-            self.principal.as_deref().is_none_or(|p| r.principal.contains(p))
-                && self.target.as_deref().is_none_or(|t| r.target == t)
-        };
-        let read = read_all(&self.dir, |record| {
-            if wanted(&record) {
-                records.push(record);
-            }
-        });
-        read.map_err(|error| {
-            Failure::new(
-                error.to_string(),
-                "Give the log's directory with --dir; reading it needs the agent's user or root.",
-            )
-        })?;
-        Ok(records)
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            since_ns: self.since.map(Timestamp::as_nanos),
+            principal: self.principal.clone(),
+            target: self.target.clone(),
+            decision: self.decision.clone(),
+        }
     }
+
+    /// Whether a single record is asked for.
+    fn wants(&self, r: &Record) -> bool {
+        let has = |p: &str| r.principal.contains(p) || r.principal_name.contains(p);
+        self.since.is_none_or(|since| r.ts_ns >= since.as_nanos())
+            && self.principal.as_deref().is_none_or(has)
+            && self.target.as_deref().is_none_or(|t| r.target == t)
+            && self.decision.as_deref().is_none_or(|d| r.verdict == d)
+    }
+
+    fn index(&self) -> Result<Index, Failure> {
+        Index::open(&self.dir).map_err(|error| unreadable(&error))
+    }
+}
+
+fn unreadable(error: &impl std::fmt::Display) -> Failure {
+    Failure::new(
+        error.to_string(),
+        "Give the log's directory with --dir; reading it needs the agent's user or root.",
+    )
+}
+
+/// How long ago, a day, or a time.
+fn since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(ago) = duration(text) {
+        let now = crate::clock::now().as_nanos();
+        let ago = i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX);
+        return Ok(Timestamp::from_nanos(now.saturating_sub(ago)));
+    }
+    Timestamp::from_rfc3339(text)
+        .or_else(|| Timestamp::from_rfc3339(&format!("{text}T00:00:00Z")))
+        .ok_or_else(|| {
+            "write how long ago (30m, 2h, 7d), a day (2026-01-31) or a time (2026-01-31T08:00:00Z)".to_owned()
+        })
 }
 
 pub(super) fn run(command: SessionsCommand) -> Outcome {
@@ -70,52 +99,30 @@ pub(super) fn run(command: SessionsCommand) -> Outcome {
     }
 }
 
-#[derive(Default)]
-struct Line {
-    started: i64,
-    principal: String,
-    process: String,
-    target: String,
-    original: String,
-    operations: u64,
-    refused: u64,
-}
-
 fn list(common: &Common) -> Outcome {
-    let mut sessions: BTreeMap<String, Line> = BTreeMap::new();
-    for record in common.records()?.into_iter().filter(|r| !r.session.is_empty()) {
-        let line = sessions.entry(record.session.clone()).or_default();
-        if line.started == 0 {
-            line.started = record.ts_ns;
-            line.principal.clone_from(&record.principal);
-            line.process = format!("{}[{}]", record.comm, record.pid);
-            line.target.clone_from(&record.target);
-            line.original.clone_from(&record.original);
-        }
-        if record.kind == "operation" && record.verdict != "held" {
-            line.operations += 1;
-            line.refused += u64::from(record.verdict == "refused");
-        }
-    }
+    let found = common.index()?.sessions(&common.wanted());
+    let sessions = found.map_err(|error| unreadable(&error))?;
     if common.json {
-        for (session, line) in &sessions {
+        for l in &sessions {
             say_json(&serde_json::json!({
-                "session": session, "started_ns": line.started, "principal": line.principal, "process": line.process,
-                "target": line.target, "original": line.original, "operations": line.operations, "refused": line.refused,
+                "session": l.session, "started_ns": l.started_ns, "ended": l.ended, "principal": l.principal,
+                "process": format!("{}[{}]", l.comm, l.pid), "target": l.target, "original": l.original,
+                "operations": l.operations, "refused": l.refused, "held": l.held,
             }));
         }
         return Ok(OK);
     }
-    let row = |(session, l): (&String, &Line)| {
+    let row = |l: &SessionLine| {
         vec![
-            session.clone(),
-            time(l.started),
+            l.session.clone(),
+            time(l.started_ns),
             l.principal.clone(),
-            l.process.clone(),
+            format!("{}[{}]", l.comm, l.pid),
             l.target.clone(),
             l.original.clone(),
             l.operations.to_string(),
             l.refused.to_string(),
+            l.held.to_string(),
         ]
     };
     let rows: Vec<Vec<String>> = sessions.iter().map(row).collect();
@@ -129,6 +136,7 @@ fn list(common: &Common) -> Outcome {
             "MEANT",
             "OPERATIONS",
             "REFUSED",
+            "HELD",
         ],
         &rows,
     ));
@@ -136,11 +144,12 @@ fn list(common: &Common) -> Outcome {
 }
 
 fn show(id: Option<&str>, common: &Common) -> Outcome {
-    let all = common.records()?;
-    let records: Vec<&Record> = match id {
-        None => all.iter().collect(),
-        Some(id) => all.iter().filter(|r| r.session.starts_with(id)).collect(),
-    };
+    let mut records = Vec::new();
+    match id {
+        None => read_all(&common.dir, |record| records.push(record)).map_err(|error| unreadable(&error))?,
+        Some(id) => records = common.index()?.records(id).map_err(|error| unreadable(&error))?,
+    }
+    records.retain(|record| common.wants(record));
     if let (Some(id), true) = (id, records.is_empty()) {
         return Err(Failure::new(
             format!("no session {id} is recorded here"),
@@ -152,7 +161,7 @@ fn show(id: Option<&str>, common: &Common) -> Outcome {
         return Ok(OK);
     }
     let style = Style::for_stdout();
-    for record in records {
+    for record in &records {
         line(record, style);
     }
     Ok(OK)
