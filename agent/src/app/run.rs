@@ -248,11 +248,7 @@ fn note_features(guard: &Guard) {
     }
 }
 
-fn control(
-    issuers: &crate::identity::Issuers,
-    guard: &Guard,
-    rooms: &Arc<Rooms>,
-) -> Option<Task<()>> {
+fn control(issuers: &crate::identity::Issuers, guard: &Guard, rooms: &Arc<Rooms>) -> Option<Task<()>> {
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
