@@ -11,6 +11,7 @@ pub mod psql;
 pub mod relay;
 pub mod tools;
 pub mod wire;
+pub mod world;
 
 pub use agent::{Agent, Ended};
 pub use http::{HttpRelay, HttpSetting, HttpTarget};

@@ -464,6 +464,12 @@ impl Reader<'_> {
                 None
             }
         };
+        // Other texts would have to be prepared (RFC 4013) before they are compared.
+        if let Some(text) = &placeholder
+            && !text.get_ref().bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        {
+            self.wrong(text.span(), "the placeholder must be printable ASCII".to_owned());
+        }
         let password = self.secret(span, password_file, password_env);
         Some(CredentialConfig {
             place: place?,

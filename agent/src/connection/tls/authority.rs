@@ -19,6 +19,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
+use crate::model::Digest;
+
 use super::TlsError;
 
 /// Leaves that are kept; beyond it the cache starts anew (a process that asks for many names costs only time).
@@ -39,6 +41,9 @@ pub enum SubjectName {
     Ip(IpAddr),
 }
 
+/// What a handshake is accepted with, and the hash of its certificate.
+type Leaf = (Arc<rustls::ServerConfig>, Digest);
+
 /// The agent's certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -46,7 +51,7 @@ pub struct Authority {
     pem: String,
     pem_path: PathBuf,
     leaf_key: KeyPair,
-    leaves: Mutex<HashMap<Vec<SubjectName>, Arc<rustls::ServerConfig>>>,
+    leaves: Mutex<HashMap<Vec<SubjectName>, Leaf>>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -148,33 +153,47 @@ impl Authority {
         fallback: &[SubjectName],
         alpn: &[&[u8]],
     ) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        self.bound_config(server_name, fallback, alpn)
+            .map(|(config, _)| config)
+    }
+
+    /// The same with the hash of the leaf that clients bind a channel to (RFC 5929, `tls-server-end-point`).
+    ///
+    /// # Errors
+    /// Where the leaf cannot be made.
+    pub fn bound_config(
+        &self,
+        server_name: Option<&str>,
+        fallback: &[SubjectName],
+        alpn: &[&[u8]],
+    ) -> Result<(Arc<rustls::ServerConfig>, Digest), TlsError> {
         let mut names: Vec<SubjectName> = fallback.to_vec();
         names.extend(server_name.map(|name| SubjectName::Dns(name.to_ascii_lowercase())));
         names.sort();
         names.dedup();
-        let base = self.leaf(names)?;
+        let (base, end_point) = self.leaf(names)?;
         if alpn.is_empty() {
-            return Ok(base);
+            return Ok((base, end_point));
         }
         let mut config = (*base).clone();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(Arc::new(config))
+        Ok((Arc::new(config), end_point))
     }
 
-    fn leaf(&self, names: Vec<SubjectName>) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    fn leaf(&self, names: Vec<SubjectName>) -> Result<Leaf, TlsError> {
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = leaves.get(&names) {
-            return Ok(Arc::clone(known));
+            return Ok(known.clone());
         }
         if leaves.len() >= MAX_LEAVES {
             leaves.clear();
         }
-        let made = Arc::new(self.make_leaf(&names)?);
-        leaves.insert(names, Arc::clone(&made));
+        let made = self.make_leaf(&names)?;
+        leaves.insert(names, made.clone());
         Ok(made)
     }
 
-    fn make_leaf(&self, names: &[SubjectName]) -> Result<rustls::ServerConfig, TlsError> {
+    fn make_leaf(&self, names: &[SubjectName]) -> Result<Leaf, TlsError> {
         let shown = names
             .first()
             .map_or_else(|| "nobody".to_owned(), |name| format!("{name:?}"));
@@ -203,7 +222,8 @@ impl Authority {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone(), self.certificate.clone()], key)?;
-        Ok(config)
+        // The signature is ECDSA with SHA-256, so that is the hash (RFC 5929, 4.1).
+        Ok((Arc::new(config), Digest::of(leaf.der())))
     }
 }
 

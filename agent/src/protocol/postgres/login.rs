@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -196,24 +198,33 @@ async fn authenticate(
     }
 }
 
-/// RFC 5802 and RFC 7677, without channel binding: the verified certificate binds the channel.
+/// RFC 5802 and RFC 7677; bound to the TLS connection where the target offers that.
 async fn scram(
     stream: &mut Stream,
     buffer: &mut BytesMut,
     mechanisms: &[u8],
     password: &[u8],
 ) -> Result<(), LoginError> {
-    if !mechanisms
-        .split(|b| *b == 0)
-        .any(|name| name == SCRAM_SHA_256.as_bytes())
-    {
-        return Err(LoginError::Method(
-            String::from_utf8_lossy(mechanisms).replace('\0', " "),
-        ));
-    }
-    let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+    let offers = |wanted: &str| {
+        mechanisms
+            .split(|b| *b == 0)
+            .any(|name| name == wanted.as_bytes())
+    };
+    let (mechanism, binding) = match stream.target_end_point() {
+        Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
+            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash))
+        }
+        _ if !offers(SCRAM_SHA_256) => {
+            let offered = String::from_utf8_lossy(mechanisms).replace('\0', " ");
+            return Err(LoginError::Method(offered));
+        }
+        // Says that binding would have been possible: a server that offered it knows then that somebody took the offer away.
+        Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+        None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+    };
+    let mut scram = ScramSha256::new(password, binding);
     let mut out = BytesMut::new();
-    frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)?;
+    frontend::sasl_initial_response(mechanism, scram.message(), &mut out)?;
     say(stream, AgentSpeech::log_in(out.split().freeze())).await?;
     let body = sasl(stream, buffer, 11).await?;
     scram.update(&body)?;

@@ -1,12 +1,13 @@
 //! PostgreSQL, frontend/backend protocol 3 (PostgreSQL manual, chapter "Frontend/Backend Protocol").
 //!
-//! `serve` opens a session (`startup`, `login`), `relay` carries it: frames of the process become units (`unit`, `names`)
+//! `serve` opens a session (`startup`, `challenge`, `login`), `relay` carries it: frames of the process become units (`unit`, `names`)
 //! that are judged by what they do in this session (`requests`, `meaning`), frames of the target become masked answers
 //! (`answers`, `endings`, `response`, `diagnostics`).
 
 mod answers;
 mod cancel;
 mod catalogue;
+mod challenge;
 mod columns;
 mod diagnostics;
 mod endings;
@@ -20,6 +21,7 @@ mod refusal;
 mod relay;
 mod requests;
 mod response;
+mod scram;
 mod serve;
 pub mod sql;
 mod startup;

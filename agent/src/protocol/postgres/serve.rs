@@ -12,13 +12,14 @@ use crate::connection::{Connection, Stream};
 use crate::credential::Credential;
 use crate::mask::Masked;
 use crate::model::{
-    Action, MaskCounts, Outcome, OutcomeStatus, ParameterShown, Refusal, RefusalKind, StatementFacts,
+    Action, Digest, MaskCounts, Outcome, OutcomeStatus, ParameterShown, Refusal, RefusalKind, StatementFacts,
     StatementKind, UpstreamAddr,
 };
 use crate::session::{AgentSpeech, Downstream, Rooms, Session};
 
 use super::cancel::CancelKeys;
 use super::catalogue::{Catalogues, Protected};
+use super::challenge::prove;
 use super::diagnostics::Diagnostics;
 use super::frame::{put_text, write};
 use super::learn::Learning;
@@ -60,8 +61,8 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
     } = connection;
     let mut names = legs.names.clone();
     names.push(SubjectName::Ip(original.0.ip()));
-    let (stream, startup) = match open(stream, &legs.authority, &names).await {
-        Ok(Opening::Session(stream, startup)) => (stream, startup),
+    let (mut stream, startup, end_point) = match open(stream, &legs.authority, &names).await {
+        Ok(Opening::Session(stream, startup, end_point)) => (stream, startup, end_point),
         Ok(Opening::Cancel { pid, key }) => {
             if let Err(error) = legs.cancels.cancel(pid, &key).await {
                 tracing::info!(%error, "a cancel request did not reach the target");
@@ -79,7 +80,11 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         Err(refusal) => return say_fatal(stream, &refusal).await,
     };
     let address = UpstreamAddr(original.0);
-    let end = match begin(&session, &legs, address, &startup).await {
+    let begun = match let_in(&session, &legs, &mut stream, end_point).await {
+        Ok(()) => begin(&session, &legs, address, &startup).await,
+        Err(refusal) => Err(Ended::Refused(refusal)),
+    };
+    let end = match begun {
         Ok(begun) => Box::pin(carry(&session, &legs, address, stream, startup, begun)).await,
         Err(Ended::Refused(refusal)) => {
             say_fatal(stream, &refusal).await;
@@ -111,6 +116,34 @@ struct Begun {
     protected: Arc<Protected>,
     /// When that was learnt at the latest, and how often schemas had been changed before.
     since: (Instant, u64),
+}
+
+/// Has the process prove the placeholder, where one is configured.
+async fn let_in(
+    session: &Session,
+    legs: &Legs,
+    stream: &mut Stream,
+    end_point: Option<Digest>,
+) -> Result<(), Refusal> {
+    let Some(placeholder) = legs.credential.as_ref().and_then(Credential::placeholder) else {
+        return Ok(());
+    };
+    let proved = prove(
+        stream,
+        placeholder,
+        end_point.as_ref().map(|d| d.as_bytes().as_slice()),
+    );
+    match proved.await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let refusal = Refusal::new(
+                RefusalKind::Identity,
+                format!("The log-in failed: {error}."),
+                "Give the client the placeholder of [target.credential] as its password.",
+            );
+            Err(session.refuse(None, refusal).await)
+        }
+    }
 }
 
 /// Judges the log-in, logs in with the real credential, and learns the protected columns.

@@ -10,6 +10,7 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use crate::connection::Stream;
 use crate::connection::tls::{Authority, SubjectName};
+use crate::model::Digest;
 
 use super::frame::Fields;
 
@@ -25,8 +26,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a connection turned out to be.
 pub(super) enum Opening {
-    /// A session.
-    Session(Stream, Startup),
+    /// A session; with the hash of the agent's certificate where it is inside TLS.
+    Session(Stream, Startup, Option<Digest>),
     /// A request to cancel.
     Cancel {
         /// The agent's own process number for the session.
@@ -92,10 +93,10 @@ async fn negotiate(
     if stream.peek(&mut first).await? == 0 {
         return Err(OpeningError::NotPostgres("it ended at once"));
     }
-    let mut stream = if first == [TLS_HANDSHAKE] {
+    let (mut stream, mut end_point) = if first == [TLS_HANDSHAKE] {
         accept_tls(stream, authority, names, &[b"postgresql"]).await?
     } else {
-        Stream::Plain(stream)
+        (Stream::Plain(stream), None)
     };
     // At most one of each request may come before the start-up message.
     for _ in 0..3 {
@@ -103,7 +104,7 @@ async fn negotiate(
         match (code, stream) {
             (SSL_REQUEST, Stream::Plain(mut plain)) => {
                 plain.write_all(b"S").await?;
-                stream = accept_tls(plain, authority, names, &[]).await?;
+                (stream, end_point) = accept_tls(plain, authority, names, &[]).await?;
             }
             (SSL_REQUEST, _) => return Err(OpeningError::NotPostgres("TLS inside TLS")),
             (GSS_REQUEST, mut open) => {
@@ -123,7 +124,7 @@ async fn negotiate(
             }
             (version, open) if version >> 16 == 3 => {
                 let startup = parse(u16::try_from(version & 0xffff).unwrap_or(u16::MAX), &body)?;
-                return Ok(Opening::Session(open, startup));
+                return Ok(Opening::Session(open, startup, end_point));
             }
             _ => return Err(OpeningError::NotPostgres("an unknown protocol version")),
         }
@@ -138,15 +139,15 @@ async fn accept_tls(
     authority: &Authority,
     names: &[SubjectName],
     alpn: &[&[u8]],
-) -> Result<Stream, OpeningError> {
+) -> Result<(Stream, Option<Digest>), OpeningError> {
     let failed = |error: &dyn std::fmt::Display| OpeningError::Tls(error.to_string());
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let start = start.await.map_err(|error| failed(&error))?;
-    let config = authority
-        .acceptor_config(start.client_hello().server_name(), names, alpn)
+    let (config, end_point) = authority
+        .bound_config(start.client_hello().server_name(), names, alpn)
         .map_err(|error| failed(&error))?;
     let stream = start.into_stream(config).await.map_err(|error| failed(&error))?;
-    Ok(Stream::Process(Box::new(stream)))
+    Ok((Stream::Process(Box::new(stream)), Some(end_point)))
 }
 
 /// One packet without a type byte: its code, and what follows.
@@ -213,6 +214,77 @@ mod tests {
             b"database\0x\0\0",
         ] {
             assert!(read(damaged).is_err(), "{damaged:?}");
+        }
+    }
+
+    /// What comes of these bytes, sent in two pieces; a bad end is told by its words.
+    async fn opened(pieces: [&[u8]; 2]) -> Result<Startup, String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let mut process = TcpStream::connect(listener.local_addr().expect("address"))
+            .await
+            .expect("connected");
+        process.set_nodelay(true).expect("no delay");
+        let (accepted, _) = listener.accept().await.expect("accepted");
+        let dir = tempfile::tempdir().expect("directory");
+        let authority = Authority::load_or_create(dir.path(), "test").expect("authority");
+        let sending = async {
+            for piece in pieces {
+                process.write_all(piece).await.expect("sent");
+                // The other side gets to see the first piece alone.
+                tokio::task::yield_now().await;
+            }
+            process.shutdown().await.expect("ended");
+        };
+        let (opening, ()) = tokio::join!(open(accepted, &authority, &[]), sending);
+        match opening {
+            Ok(Opening::Session(_, startup, _)) => Ok(startup),
+            Ok(Opening::Cancel { pid, key }) => Err(format!("cancel {pid} {key:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn packet_of(code: u32, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 8).expect("short");
+        [&length.to_be_bytes()[..], &code.to_be_bytes(), body].concat()
+    }
+
+    #[tokio::test]
+    async fn an_opening_survives_every_split() {
+        let start_up = packet_of(3 << 16, b"user\0me\0database\0shop\0\0");
+        let asked = [packet_of(GSS_REQUEST, b""), start_up].concat();
+        for cut in 0..=asked.len() {
+            let (first, second) = asked.split_at(cut);
+            let startup = opened([first, second]).await;
+            assert_eq!(startup.as_ref().map(Startup::database), Ok("shop"), "{cut}");
+        }
+        for cut in 0..asked.len() {
+            assert!(opened([&asked[..cut], b""]).await.is_err(), "{cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_opening_is_refused() {
+        let cancel = packet_of(CANCEL_REQUEST, &[0, 0, 0, 9, 1, 2, 3, 4]);
+        assert_eq!(opened([&cancel, b""]).await, Err("cancel 9 [1, 2, 3, 4]".into()));
+        for wrong in [
+            packet_of(2 << 16, b"user\0me\0\0"),
+            packet_of(CANCEL_REQUEST, &[0]),
+            packet_of(GSS_REQUEST, b"").repeat(4),
+            vec![0, 0, 0, 7, 0, 3, 0, 0],
+            vec![0xff; 64],
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        ] {
+            let seen = opened([&wrong, b""]).await.expect_err("refused");
+            assert!(seen.contains("not PostgreSQL's"), "{seen}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_start_up_messages_do_no_harm(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120)) {
+            if let Ok(startup) = parse(0, &body) {
+                proptest::prop_assert!(!startup.user().is_empty());
+            }
         }
     }
 }
