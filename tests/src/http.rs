@@ -14,6 +14,7 @@ use interdict::connection::Connection;
 use interdict::connection::tls::Authority;
 use interdict::model::{ConnectionId, OriginalDst, PeerAddr};
 use interdict::protocol::http::{Legs, serve};
+use interdict::protocol::mcp::McpServer;
 use interdict::session::Rooms;
 use interdict::task::{Task, Tasks, spawn};
 use serde_json::Value;
@@ -153,8 +154,8 @@ fn backend(dir: &Path) -> Result<(Child, u16)> {
 pub struct HttpSetting<'a> {
     /// Whether the relay is in front of nginx, or of the backend without TLS.
     pub tls: bool,
-    /// Further lines of the target's configuration.
-    pub target: &'a str,
+    /// `http` or `mcp`.
+    pub protocol: &'a str,
     /// Policies beside those that ship.
     pub policies: &'a str,
 }
@@ -163,7 +164,7 @@ impl Default for HttpSetting<'_> {
     fn default() -> Self {
         Self {
             tls: true,
-            target: "",
+            protocol: "http",
             policies: "",
         }
     }
@@ -202,7 +203,11 @@ impl HttpRelay {
         let one = Arc::new(config.targets.first().context("a target")?.clone());
         let authority = Arc::new(Authority::load_or_create(&config.state_dir.join("ca"), "test")?);
         let ca = authority.pem_path().to_owned();
-        let legs = Arc::new(Legs::new(&one, authority)?);
+        let legs = Legs::new(&one, authority)?;
+        let legs = Arc::new(match setting.protocol {
+            "mcp" => legs.speaking(Arc::new(McpServer)),
+            _ => legs,
+        });
         let rooms = Arc::new(rooms(&config, setting.policies)?);
         let behind = if setting.tls { target.tls } else { target.plain };
         let original = SocketAddr::from(([127, 0, 0, 1], behind));
@@ -318,9 +323,9 @@ fn configuration(dir: &Path, target: &HttpTarget, setting: HttpSetting<'_>) -> R
         format!("addresses = [\"localhost:{}\"]\ntls = \"disabled\"", target.plain)
     };
     let text = format!(
-        "state_dir = \"state\"\n[approval]\nhold = \"0s\"\n[[target]]\nname = \"api\"\nprotocol = \"http\"\n\
-         environment = \"prod\"\n{tls}\n{}\n[target.credential]\nas = \"bearer\"\nsecret_file = \"key\"\n",
-        setting.target
+        "state_dir = \"state\"\n[approval]\nhold = \"0s\"\n[[target]]\nname = \"api\"\nprotocol = \"{}\"\n\
+         environment = \"prod\"\n{tls}\n[target.credential]\nas = \"bearer\"\nsecret_file = \"key\"\n",
+        setting.protocol
     );
     Ok(parse(&text, &dir.join("interdict.toml"))?)
 }

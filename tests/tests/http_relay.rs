@@ -340,3 +340,38 @@ fn codings_are_undone_and_other_formats_left_alone() {
     let records = relay.records().expect("records").join("\n");
     assert!(records.contains("200: not looked into"), "{records}");
 }
+
+#[test]
+fn a_dialect_is_judged_and_refused_in_its_own_words() {
+    if !can_serve_http("a_dialect_is") {
+        return;
+    }
+    let policies = r#"@id("no-shell") @reason("No shell.") forbid (principal, action == Action::"mcp.tool.call", resource)
+        when { context.mcp.tool == "shell" };"#;
+    let setting = HttpSetting {
+        protocol: "mcp",
+        policies,
+        ..HttpSetting::default()
+    };
+    let relay = HttpRelay::start(setting).expect("relay");
+    let call = |tool: &str| {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"{tool}","arguments":{{"cmd":"ls"}}}}}}"#
+        );
+        let json = "Content-Type: application/json";
+        relay
+            .get("/mcp", &["-i", "--http1.1", "-H", json, "-d", &body])
+            .expect("curl")
+    };
+    check(&call("read"), &["200 OK", "a***@e***.com"]);
+    check(
+        &call("shell"),
+        &["200 OK", r#""id":7"#, "No shell.", r#""isError":true"#],
+    );
+    assert_eq!(relay.target.log().expect("log").len(), 1);
+    let records = relay.records().expect("records").join("\n");
+    assert!(
+        records.contains("mcp.tool.call") && !records.contains("http.write"),
+        "{records}"
+    );
+}

@@ -12,7 +12,7 @@ use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier}
 use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
 use crate::credential::Credential;
 use crate::model::{Protocol, TargetName};
-use crate::protocol::{http, opaque, postgres};
+use crate::protocol::{http, mcp, opaque, postgres};
 use crate::session::Rooms;
 use crate::task::Tasks;
 
@@ -60,9 +60,13 @@ impl Serving {
             legs.insert(target.target.name.clone(), Arc::new(one));
         }
         let mut http = HashMap::new();
-        let speaks = |target: &&TargetConfig| target.target.protocol == Protocol::Http;
-        for target in config.targets.iter().filter(speaks) {
+        let on_http = |target: &&TargetConfig| target.target.protocol.is_http();
+        for target in config.targets.iter().filter(on_http) {
             let one = http::Legs::new(target, Arc::clone(authority))?;
+            let one = match target.target.protocol {
+                Protocol::Mcp => one.speaking(Arc::new(mcp::McpServer)),
+                Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,
+            };
             http.insert(target.target.name.clone(), Arc::new(one));
         }
         Ok(Self {
@@ -119,7 +123,7 @@ impl Serving {
         let rooms = Arc::clone(&self.rooms);
         match target.target.protocol {
             Protocol::Opaque => Box::pin(opaque::serve(connection, rooms, target)).await,
-            Protocol::Http => match self.http.get(&target.target.name) {
+            Protocol::Http | Protocol::Mcp => match self.http.get(&target.target.name) {
                 Some(legs) => {
                     let legs = Arc::clone(legs);
                     Box::pin(http::serve(connection, rooms, target, legs)).await;

@@ -34,17 +34,26 @@ pub enum Protocol {
     Postgres,
     /// HTTP/1.1 and HTTP/2.
     Http,
+    /// The Model Context Protocol over HTTP.
+    Mcp,
     /// Bytes that the agent does not understand: forwarded only where a policy names the destination.
     Opaque,
 }
 
 impl Protocol {
+    /// Whether it is HTTP on the wire.
+    #[must_use]
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Mcp)
+    }
+
     /// The name in configuration, policies and records.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
             Self::Http => "http",
+            Self::Mcp => "mcp",
             Self::Opaque => "opaque",
         }
     }

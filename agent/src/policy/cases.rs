@@ -387,10 +387,17 @@ fn target(raw: RawResource) -> Result<Target, String> {
     } = raw;
     let protocol = match protocol.as_deref() {
         None => Protocol::Postgres,
-        Some(name) => [Protocol::Postgres, Protocol::Http, Protocol::Opaque]
-            .into_iter()
-            .find(|p| p.name() == name)
-            .ok_or_else(|| format!("{name:?} is no protocol: write \"postgres\", \"http\" or \"opaque\""))?,
+        Some(name) => [
+            Protocol::Postgres,
+            Protocol::Http,
+            Protocol::Mcp,
+            Protocol::Opaque,
+        ]
+        .into_iter()
+        .find(|p| p.name() == name)
+        .ok_or_else(|| {
+            format!("{name:?} is no protocol: write \"postgres\", \"http\", \"mcp\" or \"opaque\"")
+        })?,
     };
     Ok(Target {
         name: TargetName(target.into()),
