@@ -1,10 +1,13 @@
 //! HTTP end to end: unchanged clients under `interdict run`, nginx behind, consent by another person.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use interdict_tests::http::SECRET;
+use interdict_tests::tools::{certificates, repository};
 use interdict_tests::{Agent, HttpTarget, Oidc, can_govern, can_serve_http, python};
 use serde_json::Value;
 
@@ -147,4 +150,60 @@ fn what_needs_consent_is_done_once_somebody_consents() {
     let out = curl.wait_with_output().expect("ended");
     assert_eq!(String::from_utf8_lossy(&out.stdout), "204");
     assert_eq!(w.target.log().expect("log").len(), 1);
+}
+
+#[test]
+fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
+    if !can_govern("grpc_passes") || !can_serve_http("grpc_passes") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temp dir");
+    certificates(dir.path()).expect("certificates");
+    let adapter = |name: &str| repository().join("tests/adapters").join(name);
+    let mut server = Command::new(python())
+        .arg(adapter("grpc_server.py"))
+        .args([dir.path().join("server.crt"), dir.path().join("server.key")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("server");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().expect("output"))
+        .read_line(&mut line)
+        .expect("port");
+    let port = line.trim();
+    let issuer = Oidc::start().expect("issuer");
+    let config = format!(
+        "[[target]]\nname = \"calls\"\nprotocol = \"http\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\n",
+        dir.path().join("ca.crt").display()
+    );
+    let policies = dir.path().join("policies");
+    std::fs::create_dir(&policies).expect("made");
+    let rules = r#"
+        @id("calls") @reason("Calls.") permit (principal, action in Action::"http", resource);
+        @id("no-secrets") @reason("Not that one.") forbid (principal, action in Action::"http", resource)
+        when { context.http.path == "/t.T/Secret" };"#;
+    std::fs::write(policies.join("calls.cedar"), rules).expect("written");
+    let agent = Agent::configured(dir.path(), &issuer, &config)
+        .expect("agent")
+        .as_caller()
+        .with_policies(&policies);
+    let alice = agent
+        .token("alice", &issuer.token("alice", &[], 600))
+        .expect("token");
+    let client = [python(), adapter("grpc_client.py"), port.into()].map(|p| p.display().to_string());
+    let client: Vec<&str> = client.iter().map(String::as_str).collect();
+    let seen = agent.run(Some(&alice), &client).expect("run");
+    server.kill().expect("ended");
+    server.wait().expect("ended");
+    let lines: Vec<&str> = seen.out.lines().collect();
+    assert_eq!(lines.len(), 4, "{}{}", seen.out, seen.err);
+    assert_eq!(lines[0], "Echo got hello t a***@e***.com");
+    assert_eq!(lines[1], "Count 0 1 2 t");
+    assert_eq!(lines[2], "Fail NOT_FOUND no such thing");
+    assert!(
+        lines[3]
+            .starts_with("Secret PERMISSION_DENIED Interdict denied this: Not that one. [policy no-secrets]"),
+        "{}",
+        lines[3]
+    );
 }

@@ -186,7 +186,8 @@ impl Answer {
     ) -> Self {
         let mut body = BytesMut::new();
         words.encode(refusal, &mut body);
-        let mut response = Response::new(AnswerBody(Content::Whole(Some(body.freeze()))));
+        let body = (!body.is_empty()).then(|| body.freeze());
+        let mut response = Response::new(AnswerBody(Content::Whole(body)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Self(response)

@@ -17,7 +17,7 @@ use super::call::Call;
 use super::dialect::{Asked, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
 use super::inject;
-use super::refusal;
+use super::refusal::{self, Tongue};
 use super::screen::{Head, Place, Wrong, host, screen};
 use super::serve::Legs;
 use super::target::{TargetError, TargetSide};
@@ -62,18 +62,14 @@ impl Permitted {
 impl Exchange {
     /// Answers one request. Dropping the future forwards nothing that was not forwarded yet.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let mut dialect = self.legs.dialect();
-        match Box::pin(self.carry(request, &mut dialect)).await {
+        let mut tongue = self.legs.tongue(request.headers());
+        match Box::pin(self.carry(request, &mut tongue)).await {
             Ok(answer) => answer,
-            Err(No(refusal, status)) => refusal::answer(&refusal, status, dialect.as_deref()),
+            Err(No(refusal, status)) => refusal::answer(&refusal, status, &tongue),
         }
     }
 
-    async fn carry(
-        &self,
-        request: Request<Incoming>,
-        dialect: &mut Option<Box<dyn Dialect>>,
-    ) -> Result<Answer, No> {
+    async fn carry(&self, request: Request<Incoming>, tongue: &mut Tongue) -> Result<Answer, No> {
         let (parts, mut body) = request.into_parts();
         let two = parts.version == Version::HTTP_2;
         if parts.method.as_str() == STAND_IN_METHOD
@@ -98,9 +94,9 @@ impl Exchange {
             }
         };
         let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
-        let meanings = match dialect {
-            None => Vec::new(),
-            Some(dialect) => self.meanings(dialect.as_mut(), &head, &body).await?,
+        let meanings = match tongue {
+            Tongue::Plain | Tongue::Grpc => Vec::new(),
+            Tongue::Dialect(dialect) => self.meanings(dialect.as_mut(), &head, &body).await?,
         };
         let call = self.call(head, body).await?;
         let permitted = self.judge(call, meanings).await?;
@@ -139,7 +135,9 @@ impl Exchange {
         match answered {
             Ok(response) => {
                 // Refusals from here on are the relay's own.
-                owed.dialect = dialect.take();
+                if let Tongue::Dialect(dialect) = std::mem::replace(tongue, Tongue::Plain) {
+                    owed.dialect = Some(dialect);
+                }
                 answer(response, owed).map_err(|Withheld { reason, next_step }| {
                     let mut refusal = Refusal::new(RefusalKind::Unreachable, reason, next_step);
                     refusal.operation = Some(id);

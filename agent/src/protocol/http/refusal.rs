@@ -19,9 +19,24 @@ pub(super) struct Problem {
     status: StatusCode,
 }
 
-/// Answers with a refusal; `status` where the protocol has a better word than the table, `dialect` where the target
-/// speaks one.
-pub(super) fn answer(refusal: &Refusal, status: Option<StatusCode>, dialect: Option<&dyn Dialect>) -> Answer {
+/// In whose words a refusal is told.
+#[derive(Debug)]
+pub(super) enum Tongue {
+    /// As a problem document.
+    Plain,
+    /// With a status of gRPC.
+    Grpc,
+    /// As the target's dialect has it.
+    Dialect(Box<dyn Dialect>),
+}
+
+/// Answers with a refusal; `status` where the protocol has a better word than the table.
+pub(super) fn answer(refusal: &Refusal, status: Option<StatusCode>, tongue: &Tongue) -> Answer {
+    let dialect = match tongue {
+        Tongue::Plain => None,
+        Tongue::Grpc => return Answer::refuse(&InTheHead, refusal, grpc(refusal)),
+        Tongue::Dialect(dialect) => Some(dialect),
+    };
     if let Some(words) = dialect.and_then(|dialect| dialect.refusal(refusal)) {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(words.content_type));
@@ -69,6 +84,42 @@ const fn title(kind: &RefusalKind) -> &'static str {
         RefusalKind::Unreachable => "Interdict could not reach the target",
         RefusalKind::Cancelled => "Interdict saw this cancelled",
     }
+}
+
+/// A refusal that is all in the head.
+struct InTheHead;
+
+impl RefusalWords for InTheHead {
+    fn encode(&self, _refusal: &Refusal, _out: &mut BytesMut) {}
+}
+
+/// A refusal of a call of gRPC: a head with the trailers in it (gRPC over HTTP/2, "Trailers-Only").
+fn grpc(refusal: &Refusal) -> (StatusCode, HeaderMap) {
+    let code = match &refusal.kind {
+        RefusalKind::Denied | RefusalKind::PendingApproval { .. } | RefusalKind::ApprovalDenied { .. } => 7,
+        RefusalKind::Identity => 16,
+        RefusalKind::NotUnderstood => 3,
+        RefusalKind::NotRecorded | RefusalKind::Unreachable => 14,
+        RefusalKind::Limit => 8,
+        RefusalKind::TimeLimit => 4,
+        RefusalKind::Cancelled => 1,
+    };
+    let text = format!("{}: {refusal} {}", title(&refusal.kind), refusal.next_step);
+    let mut message = String::with_capacity(text.len());
+    for byte in text.trim_end().bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            message.push(char::from(byte));
+        } else {
+            message.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(code));
+    if let Ok(message) = HeaderValue::try_from(message) {
+        headers.insert("grpc-message", message);
+    }
+    (StatusCode::OK, headers)
 }
 
 impl RefusalWords for Words {

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderMap;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,11 +18,12 @@ use crate::credential::Credential;
 use crate::model::{Outcome, OutcomeStatus, Refusal, UpstreamAddr};
 use crate::session::{Rooms, Session};
 
-use super::dialect::{Dialect, Speaks};
+use super::call::essence;
+use super::dialect::Speaks;
 use super::exchange::Exchange;
 use super::framing::{MAX_HEAD, Watched};
 use super::greet::{GreetError, Greeting, Hello, greet};
-use super::refusal;
+use super::refusal::{self, Tongue};
 use super::screen::Place;
 use super::target::{Beside, TargetSide};
 
@@ -89,8 +91,13 @@ impl Legs {
         }
     }
 
-    pub(super) fn dialect(&self) -> Option<Box<dyn Dialect>> {
-        self.speaks.as_ref().map(|speaks| speaks.exchange())
+    /// In whose words a request is refused.
+    pub(super) fn tongue(&self, headers: &HeaderMap) -> Tongue {
+        match &self.speaks {
+            Some(speaks) => Tongue::Dialect(speaks.exchange()),
+            None if essence(headers).starts_with("application/grpc") => Tongue::Grpc,
+            None => Tongue::Plain,
+        }
     }
 
     pub(super) const fn credential(&self) -> Option<&Credential> {
@@ -305,7 +312,7 @@ async fn say_no(greeting: Greeting, legs: &Legs, refusal: &Refusal) {
         }
     };
     let service = service_fn(move |_request| async move {
-        Ok::<_, Infallible>(refusal::answer(refusal, None, None).into_response())
+        Ok::<_, Infallible>(refusal::answer(refusal, None, &Tongue::Plain).into_response())
     });
     let mut builder = http1::Builder::new();
     builder

@@ -217,12 +217,16 @@ fn for_h2(mut request: Request<Permitted>) -> Request<Permitted> {
     if let Ok(uri) = http::Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
+    // Trailers are carried, which servers of gRPC ask for.
+    let trailers = header::HeaderValue::from_static("trailers");
+    request.headers_mut().insert(header::TE, trailers);
     *request.version_mut() = Version::HTTP_2;
     request
 }
 
 /// HTTP/1.1 names it in a field.
 fn for_h1(mut request: Request<Permitted>) -> Request<Permitted> {
+    request.headers_mut().remove(header::TE);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = None;
     if let Some(authority) = parts.authority.take()
