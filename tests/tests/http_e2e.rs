@@ -104,6 +104,31 @@ fn unchanged_clients_verify_and_see_masked_answers() {
         "{first}"
     );
     w.agent.verify().expect("verified");
+    // A client with nothing but the exported certificate verifies too.
+    let state = w.agent.state().display().to_string();
+    let shown = w
+        .agent
+        .interdict(&["ca", "show", "--state-dir", &state])
+        .expect("shown");
+    assert!(
+        shown.out.contains("Interdict authority of") && shown.out.contains("sha256"),
+        "{}",
+        shown.out
+    );
+    let exported = w
+        .agent
+        .interdict(&["ca", "export", "--state-dir", &state])
+        .expect("exported");
+    let file = w
+        .agent
+        .token("exported.pem", &exported.out)
+        .expect("written")
+        .display()
+        .to_string();
+    let command = ["env", "-i", "curl", "-sS", "--cacert", &file, &url];
+    let seen = w.agent.run(Some(&w.alice), &command).expect("run");
+    assert!(seen.out.contains("a***@e***.com"), "{}{}", seen.out, seen.err);
+    assert!(!exported.out.contains("PRIVATE"));
 }
 
 #[test]

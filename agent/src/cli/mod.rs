@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod ca;
 mod config;
 mod doctor;
 mod generate;
@@ -64,6 +65,9 @@ enum Command {
     /// Policies: check them, test them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// The agent's certificate authority: show it, export it.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// The configuration: check it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -121,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Audit(command) => audit::run(command),
         Command::Sessions(command) => sessions::run(command),
         Command::Policy(command) => policy::run(command),
+        Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
