@@ -13,6 +13,11 @@ const POLICIES: &str = r#"
 @reason("The admin interface is not for agents.")
 forbid (principal, action in Action::"http", resource)
 when { context.http.path == "/admin" || context.http.path like "/admin/*" };
+@id("payments-are-small")
+@reason("Payments over 1000 are made by people.")
+forbid (principal, action == Action::"http.write", resource)
+when { context.http.path == "/payments" }
+unless { context has input && context.input.number.hasTag("amount") && context.input.number.getTag("amount") <= 1000 };
 "#;
 
 fn relay(test: &str, tls: bool) -> Option<HttpRelay> {
@@ -374,4 +379,34 @@ fn a_dialect_is_judged_and_refused_in_its_own_words() {
         records.contains("mcp.tool.call") && !records.contains("http.write"),
         "{records}"
     );
+}
+
+#[test]
+fn values_of_a_body_decide() {
+    let Some(relay) = relay("values_of_a_body", true) else {
+        return;
+    };
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let json = "Content-Type: application/json";
+    for (header, body, allowed) in [
+        (json, r#"{"amount": 1000}"#, true),
+        (json, r#"{"amount": 1001}"#, false),
+        (json, r#"{"amount": 1, "Amount": 2000}"#, false),
+        (json, r#"{"amount": "2000"}"#, false),
+        (form, "amount=10", true),
+        (form, "amount=10&amount=2000", false),
+        (form, r#"{"amount": 1001}"#, false),
+        ("Content-Encoding: gzip", r#"{"amount": 1}"#, false),
+    ] {
+        let seen = relay
+            .get("/payments", &["-i", "-H", header, "-d", body])
+            .expect("curl");
+        let expected = if allowed {
+            "HTTP/2 200"
+        } else {
+            "payments-are-small"
+        };
+        check(&format!("{body} {seen}"), &[expected]);
+    }
+    assert_eq!(relay.target.log().expect("log").len(), 2);
 }

@@ -122,6 +122,8 @@ pub struct HttpFacts {
     pub content_type: String,
     /// Length of the body.
     pub body_bytes: u64,
+    /// The body's values, where it is JSON that every reader understands alike, or a form, and not too large.
+    pub input: Option<Document>,
 }
 
 /// Facts of an opaque connection.

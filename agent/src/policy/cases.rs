@@ -516,6 +516,10 @@ fn http(actions: &BTreeSet<Action>, context: RawContext) -> Result<HttpFacts, St
         tls,
         body_bytes,
     } = context.http;
+    let input = serde_json::to_value(context.input).map_err(|error| format!("context.input: {error}"))?;
+    let said = input.as_object().is_some_and(|members| !members.is_empty());
+    let input = said.then(|| crate::json::facts(&input)).transpose();
+    let input = input.map_err(|error| format!("context.input: {error}"))?;
     let usual = match actions.first() {
         Some(Action::HttpWrite) => "POST",
         Some(Action::HttpDelete) => "DELETE",
@@ -533,6 +537,7 @@ fn http(actions: &BTreeSet<Action>, context: RawContext) -> Result<HttpFacts, St
         headers,
         content_type: content_type.unwrap_or_default(),
         body_bytes: body_bytes.unwrap_or(0),
+        input,
     })
 }
 
@@ -563,7 +568,7 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
     }
     if mcp != RawMcp::default() || !input.is_empty() || llm != RawLlm::default() {
         return Err(
-            "context.mcp and context.input are those of mcp.*, context.llm is that of llm.prompt".into(),
+            "context.mcp is that of mcp.*, context.input that of mcp.* and http.*, context.llm that of llm.prompt".into(),
         );
     }
     let table = |name: &String| match name.split_once('.') {

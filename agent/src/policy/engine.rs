@@ -462,6 +462,8 @@ fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
         }
         // Their words are the process's own and seldom the same twice.
         Facts::Mcp(_) | Facts::Llm(_) => return None,
+        // Bodies are seldom the same twice.
+        Facts::Http(facts) if facts.input.is_some() => return None,
         Facts::Http(facts) => {
             let HttpFacts {
                 method,
@@ -473,6 +475,7 @@ fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
                 headers,
                 content_type,
                 body_bytes,
+                input: _,
             } = facts;
             address = format!("{host} {port} {tls} {body_bytes}");
             parts.extend([b"http".as_slice(), method.as_bytes(), address.as_bytes()]);

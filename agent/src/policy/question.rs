@@ -109,7 +109,13 @@ pub(super) fn context(
             ("address".to_owned(), Value::new_ip(connect.address.to_string())),
             ("port".to_owned(), Value::new_long(connect.port.into())),
         ],
-        Facts::Http(facts) => vec![("http".to_owned(), http(facts)?)],
+        Facts::Http(facts) => {
+            let mut pairs = vec![("http".to_owned(), http(facts)?)];
+            if let Some(document) = &facts.input {
+                pairs.push(("input".to_owned(), input(document)?));
+            }
+            pairs
+        }
         Facts::Mcp(facts) => vec![
             ("mcp".to_owned(), mcp(facts)?),
             ("input".to_owned(), input(&facts.input)?),
@@ -199,6 +205,7 @@ fn http(facts: &HttpFacts) -> Result<Value, Unsayable> {
         headers,
         content_type,
         body_bytes,
+        input: _,
     } = facts;
     let text = |s: &str| Value::new_string(s.to_owned());
     let fields = [
@@ -284,8 +291,12 @@ fn input(document: &Document) -> Result<Value, Unsayable> {
 
 /// The entities that an operation's context speaks of.
 pub(super) fn spoken_of(facts: &Facts) -> Result<Vec<Entity>, Unsayable> {
-    let Facts::Mcp(McpFacts { input, .. }) = facts else {
-        return Ok(Vec::new());
+    let input = match facts {
+        Facts::Mcp(facts) => &facts.input,
+        Facts::Http(HttpFacts {
+            input: Some(input), ..
+        }) => input,
+        Facts::Http(_) | Facts::Sql(_) | Facts::Connect(_) | Facts::Llm(_) => return Ok(Vec::new()),
     };
     let Document {
         texts,

@@ -1,17 +1,20 @@
 //! One request as an operation.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
 
 use crate::mask::MaskPlan;
-use crate::model::{Digest, Facts, Fingerprint, HttpFacts, Operation};
+use crate::model::{Digest, Document, Facts, Fingerprint, HttpFacts, Operation};
 use crate::session::{Judged, Message};
 
 use super::inject::Injected;
+use super::path::{form_text, pairs};
 use super::screen::{Head, Place, host, scheme_of};
 use super::shown;
 
@@ -134,6 +137,7 @@ fn operation(
         headers: head.headers.keys().map(|name| name.as_str().to_owned()).collect(),
         content_type: content_type.clone(),
         body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
+        input: input(&head.headers, &content_type, body),
     };
     let mut text = format!(
         "{} {}://{}{}",
@@ -154,6 +158,33 @@ fn operation(
         fingerprint: fingerprint(head, body, credential, place),
         parameters: shown::fields(&head.headers, plan),
     }
+}
+
+/// A body's values. JSON counts whatever the type says: servers look at the body too.
+fn input(headers: &HeaderMap, content_type: &str, body: &Bytes) -> Option<Document> {
+    if body.is_empty() || headers.contains_key(header::CONTENT_ENCODING) {
+        return None;
+    }
+    let value = match crate::json::parse(body) {
+        Ok(value) => value,
+        Err(_no_json) if content_type == "application/x-www-form-urlencoded" => form(body)?,
+        Err(_no_json) => return None,
+    };
+    crate::json::facts(&value).ok()
+}
+
+/// A form as an object; a name that occurs more than once has a list.
+fn form(body: &[u8]) -> Option<Value> {
+    let mut members: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for (name, value) in pairs(std::str::from_utf8(body).ok()?) {
+        let value = Value::from(form_text(value.unwrap_or_default()));
+        members.entry(form_text(name)).or_default().push(value);
+    }
+    let one = |(name, mut values): (String, Vec<Value>)| match values.len() {
+        1 => values.pop().map(|value| (name, value)),
+        _ => Some((name, Value::Array(values))),
+    };
+    Some(Value::Object(members.into_iter().filter_map(one).collect()))
 }
 
 /// What an approval is bound to: everything that the target gets, but for what says nothing about the operation and
@@ -215,4 +246,36 @@ pub(super) fn essence(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     let essence = value.unwrap_or_default().split(';').next().unwrap_or_default();
     essence.trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_values_where_every_reader_sees_the_same() {
+        let seen = |kind: &str, body: &'static str| {
+            input(&HeaderMap::new(), kind, &Bytes::from_static(body.as_bytes()))
+        };
+        let json = seen("text/plain", r#"{"Amount": 7, "to": {"iban": "x"}}"#).expect("values");
+        assert_eq!(json.numbers["amount"], 7);
+        assert_eq!(json.texts["to/iban"], "x");
+        let form = seen("application/x-www-form-urlencoded", "amount=7&to=a%20b&to=c").expect("values");
+        assert_eq!(form.numbers["amount"], 7);
+        assert!(form.lists["to/*"].contains("a b"));
+        for (kind, body) in [
+            ("application/json", r#"{"a": 1, "A": 2}"#),
+            ("application/json", "{"),
+            ("text/plain", "amount=7"),
+            ("application/json", ""),
+        ] {
+            assert_eq!(seen(kind, body), None, "{body}");
+        }
+        let mut coded = HeaderMap::new();
+        coded.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(
+            input(&coded, "application/json", &Bytes::from_static(b"{}")),
+            None
+        );
+    }
 }
