@@ -133,6 +133,41 @@ pub struct FlowValue {
     pub at_ns: u64,
 }
 
+/// The label of a run's processes. Whoever is in the governed cgroup and has lost its label counts as labelled with it.
+pub const RUN_LABEL: u32 = 1;
+
+/// What a rule of the kernel is found by: label and port exactly (port 0: the rules for any port), the address by its
+/// longest prefix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RuleKey {
+    /// Whose rule.
+    pub label: u32,
+    /// The destination's port, or 0.
+    pub port: u16,
+    /// Always zero.
+    pub pad: u16,
+    /// The destination, as in [`Address`].
+    pub ip: [u8; 16],
+}
+
+impl RuleKey {
+    /// Bits before the address; all of them always match exactly.
+    pub const HEAD_BITS: u32 = 64;
+    /// Bits of a key that is looked up.
+    pub const BITS: u32 = Self::HEAD_BITS + 128;
+}
+
+/// What is done with destinations under a prefix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// A [`crate::RuleVerdict`].
+    pub verdict: u8,
+    /// How long the prefix is, of 128 bits.
+    pub bits: u8,
+}
+
 /// What the agent tells the hooks; the only entry of its map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,6 +237,8 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 56);
     assert!(size_of::<Identity>() == 48);
     assert!(size_of::<FlowValue>() == 80);
+    assert!(size_of::<RuleKey>() == 24);
+    assert!(size_of::<Rule>() == 2);
     assert!(size_of::<State>() == 8);
     assert!(size_of::<DenialEvent>() == 80);
 };
@@ -212,7 +249,7 @@ const _: () = {
     reason = "a marker that aya asks for: these types cross the maps"
 )]
 mod pod {
-    use super::{Address, DenialEvent, FlowKey, FlowValue, Identity, Listener, State};
+    use super::{Address, DenialEvent, FlowKey, FlowValue, Identity, Listener, Rule, RuleKey, State};
 
     // SAFETY: repr(C), Copy, every byte named (see the size assertions), any bit pattern valid.
     unsafe impl aya::Pod for Address {}
@@ -228,4 +265,8 @@ mod pod {
     unsafe impl aya::Pod for State {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DenialEvent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for RuleKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Rule {}
 }

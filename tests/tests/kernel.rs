@@ -15,6 +15,8 @@ mod egress;
 mod lifetime;
 #[path = "kernel/redirected.rs"]
 mod redirected;
+#[path = "kernel/rules.rs"]
+mod rules;
 #[path = "kernel/world.rs"]
 mod world;
 
@@ -57,6 +59,11 @@ const TESTS: &[Test] = &[
         egress::packets_past_the_other_hooks_stay,
     ),
     ("egress::answers_leave", egress::answers_leave),
+    (
+        "rules::networks_are_decided_in_the_kernel",
+        rules::networks_are_decided_in_the_kernel,
+    ),
+    ("rules::direct_packets_leave", rules::direct_packets_leave),
     ("lifetime::labels_are_inherited", lifetime::labels_are_inherited),
     (
         "lifetime::a_label_outlives_the_main_thread",

@@ -1,4 +1,5 @@
 //! Clients that insist on SCRAM, with channel binding, towards the agent.
+
 use interdict_tests::world::world;
 
 #[test]

@@ -2,6 +2,7 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_setsockopt,
 };
@@ -12,7 +13,7 @@ use interdict_ebpf::{
 };
 
 use super::report::{count, denial, identity, report};
-use super::{ALLOW, DENY, LISTENERS, RESOLVERS, SOCKETS, STATE, bytes_of};
+use super::{ALLOW, DENY, LABELS, LISTENERS, RESOLVERS, SOCKETS, STATE, bytes_of, rule_of};
 
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
@@ -184,6 +185,7 @@ fn on_bind(ctx: &SockAddrContext, address: Address) -> i32 {
 
 #[inline(always)]
 fn question(ctx: &SockAddrContext, destination: Address, netns: u64) -> Question {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: fields of the kernel's context, read with their own width; maps hold plain numbers.
     unsafe {
         Question {
@@ -194,6 +196,7 @@ fn question(ctx: &SockAddrContext, destination: Address, netns: u64) -> Question
             listener: LISTENERS.get(netns).copied(),
             spread: bpf_get_prandom_u32(),
             is_resolver: RESOLVERS.get(destination).is_some(),
+            rule: rule_of(LABELS.get(tgid).copied().unwrap_or(0), &destination),
         }
     }
 }

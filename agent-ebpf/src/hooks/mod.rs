@@ -14,8 +14,11 @@ mod task;
 
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use interdict_ebpf::{Address, Counter, FlowKey, FlowValue, Listener, State};
+use interdict_ebpf::{
+    Address, Counter, FlowKey, FlowValue, Listener, RUN_LABEL, Rule, RuleKey, State, choose,
+};
 
 /// The helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
@@ -44,6 +47,8 @@ static STATE: Array<State> = Array::with_max_entries(1, 0);
 static LISTENERS: HashMap<u64, Listener> = HashMap::with_max_entries(1024, 0);
 #[map]
 static RESOLVERS: HashMap<Address, u8> = HashMap::with_max_entries(16, 0);
+#[map]
+static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(16384, 0);
 /// A plain hash: no eviction of somebody else's flow.
 #[map]
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(65536, 0);
@@ -58,6 +63,21 @@ static SOCKETS: SkStorage<FlowValue> = SkStorage::new();
 /// Sockets whose connection somebody else opened: their packets are answers.
 #[btf_map]
 static ACCEPTED: SkStorage<u32> = SkStorage::new();
+
+/// The rule for a destination. Whoever has no label is in the run's cgroup all the same.
+#[inline(always)]
+fn rule_of(label: u32, destination: &Address) -> Option<Rule> {
+    let mut key = RuleKey {
+        label: if label == 0 { RUN_LABEL } else { label },
+        port: destination.port,
+        pad: 0,
+        ip: destination.ip,
+    };
+    let exact = RULES.get(Key::new(RuleKey::BITS, key)).copied();
+    key.port = 0;
+    let any = RULES.get(Key::new(RuleKey::BITS, key)).copied();
+    choose(exact, any)
+}
 
 #[inline(always)]
 fn bytes_of(words: [u32; 4]) -> [u8; 16] {

@@ -4,10 +4,12 @@ use aya_ebpf::bindings::{__sk_buff, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TC
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_cgroup_id};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use interdict_ebpf::{Address, DenialEvent, Hook, Identity, Packet, Reason, packet_allowed};
+use interdict_ebpf::{
+    Address, DenialEvent, Hook, Identity, Packet, RUN_LABEL, Reason, RuleVerdict, packet_allowed,
+};
 
 use super::report::{denial, report};
-use super::{ACCEPTED, ALLOW, DENY, RESOLVERS};
+use super::{ACCEPTED, ALLOW, DENY, RESOLVERS, rule_of};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -34,6 +36,7 @@ fn on_egress(ctx: SkBuffContext) -> i32 {
         is_resolver: unsafe { RESOLVERS.get(destination) }.is_some(),
         port: destination.port,
         is_answer: protocol == TCP && is_answer(skb),
+        is_direct: (protocol == TCP || protocol == UDP) && is_direct(&destination),
     };
     if packet_allowed(&packet) {
         ALLOW
@@ -65,6 +68,13 @@ fn port(ctx: &SkBuffContext, protocol: u8, start: usize) -> u16 {
     } else {
         0
     }
+}
+
+/// Who sends is not known here: the rules are the run's.
+#[inline(always)]
+fn is_direct(destination: &Address) -> bool {
+    rule_of(RUN_LABEL, destination)
+        .is_some_and(|rule| RuleVerdict::from_number(rule.verdict) == RuleVerdict::Direct)
 }
 
 /// Whether the packet belongs to a connection that was opened from the other side.

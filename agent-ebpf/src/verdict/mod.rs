@@ -1,6 +1,6 @@
 //! The kernel's answer, as a pure function.
 
-use crate::abi::{Address, Listener};
+use crate::abi::{Address, Listener, Rule};
 
 /// Without a heartbeat for this long (nanoseconds), nothing passes.
 pub const HEARTBEAT_LIMIT_NS: u64 = 3_000_000_000;
@@ -67,6 +67,44 @@ pub struct Question {
     pub spread: u32,
     /// Whether the destination is one of the resolvers that the host is configured with.
     pub is_resolver: bool,
+    /// The rule for the destination, where there is one.
+    pub rule: Option<Rule>,
+}
+
+/// What a rule says.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleVerdict {
+    /// To the agent, as without a rule: an exception within a wider prefix.
+    Redirect = 1,
+    /// As it is, TCP and UDP: the agent sees nothing of it.
+    Direct = 2,
+    /// Not at all.
+    Deny = 3,
+}
+
+impl RuleVerdict {
+    /// From its number; an unknown one denies.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Redirect,
+            2 => Self::Direct,
+            _ => Self::Deny,
+        }
+    }
+}
+
+/// Of the rule for the port and the one for any port, the longer prefix; the port's where they are equally long.
+#[must_use]
+#[inline(always)]
+pub fn choose(exact: Option<Rule>, any: Option<Rule>) -> Option<Rule> {
+    match (exact, any) {
+        (Some(exact), Some(any)) if any.bits > exact.bits => Some(any),
+        (None, any) => any,
+        (exact, _) => exact,
+    }
 }
 
 /// Why something is denied.
@@ -89,6 +127,8 @@ pub enum Reason {
     NoStorage = 7,
     /// The packet would leave the host, and no other hook can have judged it.
     Egress = 8,
+    /// A rule of the kernel says so.
+    Rule = 9,
 }
 
 impl Reason {
@@ -104,6 +144,7 @@ impl Reason {
             6 => Self::AgentPort,
             7 => Self::NoStorage,
             8 => Self::Egress,
+            9 => Self::Rule,
             _ => return None,
         })
     }
@@ -132,7 +173,14 @@ pub fn verdict(question: &Question) -> Verdict {
     if !alive {
         return Verdict::Deny(Reason::NoHeartbeat);
     }
+    if is_agent(question) {
+        // Redirected to itself, it would be a connection whose target is the agent.
+        return Verdict::Deny(Reason::AgentPort);
+    }
+    let rule = question.rule.map(|rule| RuleVerdict::from_number(rule.verdict));
     match question.kind {
+        Kind::Tcp | Kind::Udp if rule == Some(RuleVerdict::Deny) => Verdict::Deny(Reason::Rule),
+        Kind::Tcp | Kind::Udp if rule == Some(RuleVerdict::Direct) => Verdict::Direct,
         Kind::Udp if question.is_resolver && question.destination.port == DNS_PORT => Verdict::Direct,
         Kind::Udp => Verdict::Deny(Reason::Udp),
         Kind::Other => Verdict::Deny(Reason::Protocol),
@@ -141,14 +189,16 @@ pub fn verdict(question: &Question) -> Verdict {
 }
 
 #[inline(always)]
+fn is_agent(question: &Question) -> bool {
+    let has = |listener: Listener| listener.has(question.destination.port);
+    question.destination.is_loopback() && question.listener.is_some_and(has)
+}
+
+#[inline(always)]
 fn redirect(question: &Question) -> Verdict {
     let Some(listener) = question.listener else {
         return Verdict::Deny(Reason::NoListener);
     };
-    // Redirected to itself, it would be a connection whose target is the agent.
-    if question.destination.is_loopback() && listener.has(question.destination.port) {
-        return Verdict::Deny(Reason::AgentPort);
-    }
     let ports = if question.destination.is_v4_mapped() {
         listener.v4_ports
     } else {
@@ -181,6 +231,8 @@ pub struct Packet {
     pub port: u16,
     /// Whether it belongs to a connection that the other side opened.
     pub is_answer: bool,
+    /// Whether a rule lets its destination be reached as it is.
+    pub is_direct: bool,
 }
 
 /// Whether the packet may go. Redirected connections stay on the loopback, so little else has a reason to leave.
@@ -189,6 +241,7 @@ pub struct Packet {
 pub const fn packet_allowed(packet: &Packet) -> bool {
     packet.interface == LOOPBACK
         || packet.is_answer
+        || packet.is_direct
         || (packet.is_udp && packet.is_resolver && packet.port == DNS_PORT)
 }
 

@@ -20,7 +20,57 @@ fn ask(kind: Kind, destination: Address) -> Question {
         listener: BOTH,
         spread: 0,
         is_resolver: false,
+        rule: None,
     }
+}
+
+#[test]
+fn rules_come_before_the_usual_way() {
+    let with = |kind, destination, verdict: u8| {
+        let rule = Some(Rule { verdict, bits: 128 });
+        verdict_of(Question {
+            rule,
+            ..ask(kind, destination)
+        })
+    };
+    let direct = RuleVerdict::Direct as u8;
+    let deny = RuleVerdict::Deny as u8;
+    let redirect = RuleVerdict::Redirect as u8;
+    assert_eq!(with(Kind::Tcp, V4, direct), Verdict::Direct);
+    assert_eq!(with(Kind::Udp, V6, direct), Verdict::Direct);
+    assert_eq!(with(Kind::Other, V4, direct), Verdict::Deny(Reason::Protocol));
+    assert_eq!(with(Kind::Tcp, V4, deny), Verdict::Deny(Reason::Rule));
+    assert_eq!(with(Kind::Udp, V4, deny), Verdict::Deny(Reason::Rule));
+    assert_eq!(with(Kind::Tcp, V4, redirect), Verdict::Redirect { port: 4000 });
+    assert_eq!(with(Kind::Udp, V4, redirect), Verdict::Deny(Reason::Udp));
+    // What is not known denies, and no rule leads to the agent itself or past its death.
+    assert_eq!(with(Kind::Tcp, V4, 77), Verdict::Deny(Reason::Rule));
+    let agent = Address::v4([127, 0, 0, 1], 4000);
+    assert_eq!(with(Kind::Tcp, agent, direct), Verdict::Deny(Reason::AgentPort));
+    let dead = Question {
+        heartbeat_ns: 1,
+        rule: Some(Rule {
+            verdict: direct,
+            bits: 128,
+        }),
+        ..ask(Kind::Tcp, V4)
+    };
+    assert_eq!(verdict_of(dead), Verdict::Deny(Reason::NoHeartbeat));
+}
+
+fn verdict_of(question: Question) -> Verdict {
+    verdict(&question)
+}
+
+#[test]
+fn the_longer_prefix_wins_and_then_the_port() {
+    let rule = |verdict, bits| Some(Rule { verdict, bits });
+    assert_eq!(choose(None, None), None);
+    assert_eq!(choose(rule(1, 100), None), rule(1, 100));
+    assert_eq!(choose(None, rule(2, 100)), rule(2, 100));
+    assert_eq!(choose(rule(1, 100), rule(2, 101)), rule(2, 101));
+    assert_eq!(choose(rule(1, 101), rule(2, 100)), rule(1, 101));
+    assert_eq!(choose(rule(1, 100), rule(2, 100)), rule(1, 100));
 }
 
 #[test]
@@ -136,6 +186,7 @@ fn little_leaves_the_host() {
         is_resolver: true,
         port: 53,
         is_answer: false,
+        is_direct: false,
     };
     let table = [
         (dns, true),
@@ -148,6 +199,14 @@ fn little_leaves_the_host() {
             false,
         ),
         (Packet { is_udp: false, ..dns }, false),
+        (
+            Packet {
+                is_udp: false,
+                is_direct: true,
+                ..dns
+            },
+            true,
+        ),
         (
             Packet {
                 is_udp: false,

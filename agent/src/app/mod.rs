@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod environment;
 mod reload;
 mod rooms;
+mod rules;
 pub mod run;
 mod serve;
 pub mod user;

@@ -24,6 +24,7 @@ use crate::task::{Task, spawn};
 use super::environment;
 use super::reload::Reloading;
 use super::rooms::{BuildError, build, resolvers};
+use super::rules;
 use super::serve::Serving;
 use super::user::RunAs;
 
@@ -108,6 +109,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     };
     let _receipt = audit.record(started).await?;
     let mut tasks = vec![spawn("targets", Arc::clone(&targets).keep_fresh())];
+    tasks.extend(follow_rules(&mut guard, &config, &targets)?);
     // These have something to write down when the last process has ended.
     let (ending, _) = watch::channel(());
     let mut draining = Vec::new();
@@ -200,6 +202,20 @@ async fn finish(draining: Vec<Task<()>>) {
     if tokio::time::timeout(DRAIN, all).await.is_err() {
         tracing::warn!("some sessions did not end with the last process: they are cut off");
     }
+}
+
+/// Loads the kernel's rules, and keeps them true.
+fn follow_rules(
+    guard: &mut Guard,
+    config: &Config,
+    targets: &Arc<Targets>,
+) -> Result<Option<Task<()>>, GuardError> {
+    let Some(mut table) = guard.take_rules() else {
+        return Ok(None);
+    };
+    rules::load(&mut table, &config.networks, targets)?;
+    let following = rules::follow(table, config.networks.clone(), Arc::clone(targets));
+    Ok(Some(spawn("rules", following)))
 }
 
 /// Records on whose behalf the command starts, and as whom.

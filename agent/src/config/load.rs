@@ -17,11 +17,12 @@ use crate::model::{
 use super::place::credential_place;
 use super::raw::{
     OneOrMany, RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawIssuer, RawLimits,
-    RawMasking, RawTarget, Text,
+    RawMasking, RawNetwork, RawTarget, Text,
 };
 use super::types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
-    KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
+    KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress,
+    TargetConfig, UpstreamTls,
 };
 use super::value;
 
@@ -94,6 +95,7 @@ pub fn defaults() -> Config {
         state_dir: None,
         issuer: Vec::new(),
         target: Vec::new(),
+        network: Vec::new(),
         audit: None,
         approval: None,
         masking: None,
@@ -184,6 +186,7 @@ impl Reader<'_> {
             state_dir,
             issuer,
             target,
+            network,
             audit,
             approval,
             masking,
@@ -192,6 +195,7 @@ impl Reader<'_> {
         let state_dir = state_dir.map_or_else(|| PathBuf::from(STATE_DIR), |dir| self.path(dir));
         let issuers = self.issuers(issuer);
         let targets = self.targets(target);
+        let networks = network.into_iter().flat_map(|n| self.network(n)).collect();
         Config {
             mode: mode
                 .as_ref()
@@ -199,6 +203,7 @@ impl Reader<'_> {
                 .unwrap_or(Mode::Enforce),
             issuers,
             targets,
+            networks,
             audit: self.audit(audit.unwrap_or_default(), &state_dir),
             approval: self.approval(&approval.unwrap_or_default()),
             masking: self.masking(masking.unwrap_or_default()),
@@ -206,6 +211,44 @@ impl Reader<'_> {
             policies: policies.map(|dir| self.path(dir)),
             state_dir,
         }
+    }
+
+    /// One rule for each port.
+    fn network(&mut self, raw: RawNetwork) -> Vec<NetworkRule> {
+        let RawNetwork {
+            prefix,
+            ports,
+            verdict,
+        } = raw;
+        let span = prefix.span();
+        let network = self.take(&prefix, value::prefix);
+        let verdict = self.take(&verdict, value::network_verdict);
+        let ports: Vec<Option<u16>> = match &ports {
+            None => vec![None],
+            Some(listed) => listed.get_ref().iter().copied().map(Some).collect(),
+        };
+        if ports.is_empty() || ports.contains(&Some(0)) {
+            self.wrong(
+                span.clone(),
+                "`ports` lists ports from 1; leave it out for any port",
+            );
+        }
+        let (Some((ip, bits)), Some(verdict)) = (network, verdict) else {
+            return Vec::new();
+        };
+        if bits == 0 && verdict == NetworkVerdict::Direct {
+            self.wrong(
+                span,
+                "the whole internet cannot be direct: nothing would be governed. Name the networks",
+            );
+        }
+        let rule = |port| NetworkRule {
+            ip,
+            bits,
+            port,
+            verdict,
+        };
+        ports.into_iter().map(rule).collect()
     }
 
     fn issuers(&mut self, raw: Vec<RawIssuer>) -> Vec<IssuerConfig> {

@@ -12,7 +12,7 @@ mod value;
 pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
-    IssuerConfig, KeySource, MaskingConfig, Mode, SecretSourceConfig, TargetAddress, TargetConfig,
-    UpstreamTls,
+    IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig,
+    TargetAddress, TargetConfig, UpstreamTls,
 };
 pub use value::fetchable;

@@ -18,10 +18,20 @@ pub(super) struct RawConfig {
     pub issuer: Vec<RawIssuer>,
     #[serde(default)]
     pub target: Vec<RawTarget>,
+    #[serde(default)]
+    pub network: Vec<RawNetwork>,
     pub audit: Option<RawAudit>,
     pub approval: Option<RawApproval>,
     pub masking: Option<RawMasking>,
     pub limits: Option<RawLimits>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNetwork {
+    pub prefix: Text,
+    pub ports: Option<Spanned<Vec<u16>>>,
+    pub verdict: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -35,6 +35,15 @@ password_file = "app.password"
 "customers.email" = "pii.email"
 "sales.orders.card" = "pci.card"
 
+[[network]]
+prefix = "10.1.0.0/16"
+ports = [123, 80]
+verdict = "direct"
+
+[[network]]
+prefix = "2001:db8:bad::/48"
+verdict = "deny"
+
 [audit.clickhouse]
 url = "http://localhost:8123"
 password_env = "CH_PASSWORD"
@@ -60,6 +69,14 @@ fn a_whole_file_is_read() {
     let ports: Vec<u16> = target.addresses.iter().map(|a| a.port).collect();
     assert_eq!(ports, [5432, 5433, 5432]);
     assert_eq!(target.columns.len(), 2);
+    let networks: Vec<_> = config
+        .networks
+        .iter()
+        .map(|n| (n.bits, n.port, n.verdict))
+        .collect();
+    let (direct, deny) = (NetworkVerdict::Direct, NetworkVerdict::Deny);
+    let expected = [(16, Some(123), direct), (16, Some(80), direct), (48, None, deny)];
+    assert_eq!(networks, expected);
     assert_eq!(config.approval.hold, Duration::from_secs(120));
     assert_eq!(config.limits.max_time, Some(Duration::from_secs(90)));
     assert_eq!(config.audit.dir, Path::new("/etc/interdict/state/audit"));
@@ -93,6 +110,31 @@ fn mistakes_name_their_line_and_the_fix() {
         ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),
         ("[limits]\nmax_time = \"0s\"\n", 2, "\"30s\""),
         ("[limits]\nmax_time = \"soon\"\n", 2, "\"30s\""),
+        (
+            "[[network]]\nprefix = \"10.1.2.3/16\"\nverdict = \"deny\"\n",
+            2,
+            "\"10.1.0.0/16\"",
+        ),
+        (
+            "[[network]]\nprefix = \"10.1.0.0/33\"\nverdict = \"deny\"\n",
+            2,
+            "\"10.1.0.0/16\"",
+        ),
+        (
+            "[[network]]\nprefix = \"0.0.0.0/0\"\nverdict = \"direct\"\n",
+            2,
+            "Name the networks",
+        ),
+        (
+            "[[network]]\nprefix = \"::/0\"\nports = []\nverdict = \"deny\"\n",
+            2,
+            "leave it out",
+        ),
+        (
+            "[[network]]\nprefix = \"10.0.0.0/8\"\nverdict = \"pass\"\n",
+            3,
+            "\"direct\"",
+        ),
         (
             "[[issuer]]\nname = \"a\"\nissuer = \"http://id.example\"\naudience = [\"x\"]\n",
             3,

@@ -25,6 +25,8 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     /// Targets; names are unique, and so is each address and port.
     pub targets: Vec<TargetConfig>,
+    /// Networks that the kernel decides about, before any policy.
+    pub networks: Vec<NetworkRule>,
     /// Records.
     pub audit: AuditConfig,
     /// Approvals.
@@ -37,6 +39,30 @@ pub struct Config {
     pub policies: Option<PathBuf>,
     /// Where keys, records and pending approvals live: `/var/lib/interdict` unless configured.
     pub state_dir: PathBuf,
+}
+
+/// What the kernel does with connections to a network, before the agent sees anything of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkVerdict {
+    /// To the agent, as anything without a rule: an exception within a wider network.
+    Redirect,
+    /// As it is, TCP and UDP: not judged and not recorded.
+    Direct,
+    /// Not at all, and recorded.
+    Deny,
+}
+
+/// A network that the kernel decides about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkRule {
+    /// Its address; no bit beyond the prefix is set.
+    pub ip: std::net::IpAddr,
+    /// The length of its prefix.
+    pub bits: u8,
+    /// The port; `None` for any.
+    pub port: Option<u16>,
+    /// What is done.
+    pub verdict: NetworkVerdict,
 }
 
 /// An OIDC issuer.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::types::TargetAddress;
+use super::types::{NetworkVerdict, TargetAddress};
 
 /// `host:port`, `address:port` or `[v6]:port`; without a port, `default_port`.
 pub(super) fn address(text: &str, default_port: Option<u16>) -> Result<TargetAddress, String> {
@@ -32,6 +32,58 @@ pub(super) fn address(text: &str, default_port: Option<u16>) -> Result<TargetAdd
             port,
         }),
         _ => Err(wrong()),
+    }
+}
+
+/// `ADDRESS/LENGTH`, or an address alone.
+pub(super) fn prefix(text: &str) -> Result<(IpAddr, u8), String> {
+    let wrong = || format!("{text:?} is no network: write one such as \"10.1.0.0/16\" or \"2001:db8::/32\"");
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let ip = address.parse::<IpAddr>().map_err(|_no_address| wrong())?;
+    let most = if ip.is_ipv4() { 32 } else { 128 };
+    let bits = length.map_or(Ok(most), |l| l.parse::<u8>().map_err(|_no_number| wrong()))?;
+    if bits > most {
+        return Err(wrong());
+    }
+    let whole = first_of(ip, bits);
+    if whole != ip {
+        return Err(format!(
+            "{text:?} has bits beyond its prefix: write \"{whole}/{bits}\""
+        ));
+    }
+    Ok((ip, bits))
+}
+
+/// The first address of the network that `ip` lies in.
+fn first_of(ip: IpAddr, bits: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX
+                .checked_shl(32_u32.saturating_sub(bits.into()))
+                .unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX
+                .checked_shl(128_u32.saturating_sub(bits.into()))
+                .unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}
+
+/// `direct`, `redirect`, `deny`.
+pub(super) fn network_verdict(text: &str) -> Result<NetworkVerdict, String> {
+    match text {
+        "direct" => Ok(NetworkVerdict::Direct),
+        "redirect" => Ok(NetworkVerdict::Redirect),
+        "deny" => Ok(NetworkVerdict::Deny),
+        _ => Err(format!(
+            "{text:?} is no verdict: write \"direct\", \"redirect\" or \"deny\""
+        )),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::config::{TargetConfig, UpstreamTls};
 use crate::model::{Environment, OriginalDst, Protocol, RecordingLevel, Target, TargetName};
@@ -20,6 +21,7 @@ type Table = HashMap<(IpAddr, u16), Arc<TargetConfig>>;
 pub struct Targets {
     configured: Vec<Arc<TargetConfig>>,
     table: ArcSwap<Table>,
+    changed: watch::Sender<()>,
 }
 
 impl Targets {
@@ -30,6 +32,7 @@ impl Targets {
         let targets = Self {
             configured,
             table: ArcSwap::default(),
+            changed: watch::channel(()).0,
         };
         targets.refresh().await;
         Arc::new(targets)
@@ -61,6 +64,19 @@ impl Targets {
             }
         }
         self.table.store(Arc::new(table));
+        self.changed.send_replace(());
+    }
+
+    /// Every address of a target.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.table.load().keys().copied().map(SocketAddr::from).collect()
+    }
+
+    /// Told whenever the addresses may be others.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// The target of `destination`; where none is configured, an opaque one that is named after it, which only a

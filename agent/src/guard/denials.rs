@@ -117,6 +117,7 @@ fn reason(event: &DenialEvent) -> String {
         Some(Reason::FlowsFull) => "the flow table was full".into(),
         Some(Reason::AgentPort) => "the port is the agent's".into(),
         Some(Reason::Egress) => "the packet would have left the host past the agent".into(),
+        Some(Reason::Rule) => "a [[network]] of the configuration denies it".into(),
         Some(Reason::NoStorage) => "the kernel had no memory for the socket".into(),
         None => format!("reason {}", event.reason),
     }

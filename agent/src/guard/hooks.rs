@@ -22,6 +22,7 @@ use super::listeners::Listeners;
 use super::object::OBJECT;
 use super::pins::Pins;
 use super::process::kernel_address;
+use super::rules::RuleTable;
 use super::table::{FlowTable, sweep};
 
 /// What is attached, and what is missing.
@@ -74,10 +75,29 @@ const OPEN: [(&str, &str); 6] = [
     ),
 ];
 
+/// What a hook has cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Its name.
+    pub hook: String,
+    /// How often it ran.
+    pub calls: u64,
+    /// How long, in all.
+    pub time: std::time::Duration,
+}
+
+/// Has the kernel measure every program (`BPF_ENABLE_STATS`) until the descriptor is closed.
+///
+/// # Errors
+/// Where it may not be asked.
+pub fn count_costs() -> Result<std::os::fd::OwnedFd, GuardError> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| GuardError::Object(chain(&error)))
+}
+
 /// The attached hooks. Dropping it detaches them: end the processes of the cgroup first.
 pub struct Guard {
     // Keeps the programs and what no other field holds of the maps.
-    _hooks: Ebpf,
+    hooks: Ebpf,
     // The links: they stay when the agent dies, and go when this is dropped.
     _pins: Pins,
     _heartbeat: Task<()>,
@@ -86,6 +106,7 @@ pub struct Guard {
     labels: KernelMap<MapData, u32, u32>,
     flows: Arc<FlowTable>,
     denials: Option<Denials>,
+    rules: Option<RuleTable>,
     listeners: Option<Listeners>,
     netns: NetnsCookie,
     features: Features,
@@ -122,6 +143,7 @@ impl Guard {
                 .map_err(|e| map_error("RESOLVERS", &e))?;
         }
         let labels = take(&mut hooks, "LABELS")?;
+        let rules = Some(RuleTable::new(take(&mut hooks, "RULES")?));
         let counters = Arc::new(CounterMap::new(take(&mut hooks, "COUNTERS")?));
         let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
         let ring: RingBuf<MapData> = take(&mut hooks, "DENIALS")?;
@@ -144,7 +166,7 @@ impl Guard {
         let sweep = crate::task::spawn("sweep flows", sweep(Arc::clone(&flows)));
         let netns = listeners.netns;
         Ok(Self {
-            _hooks: hooks,
+            hooks,
             _pins: pins,
             _heartbeat: heartbeat,
             _sweep: sweep,
@@ -152,6 +174,7 @@ impl Guard {
             labels,
             flows,
             denials: Some(denials),
+            rules,
             listeners: Some(listeners),
             netns,
             features,
@@ -208,6 +231,30 @@ impl Guard {
     /// The stream of denials, once.
     pub fn take_denials(&mut self) -> Option<Denials> {
         self.denials.take()
+    }
+
+    /// The kernel's table of rules, once; empty, so everything is redirected.
+    pub fn take_rules(&mut self) -> Option<RuleTable> {
+        self.rules.take()
+    }
+
+    /// What each hook has cost since [`count_costs`].
+    ///
+    /// # Errors
+    /// Where the kernel does not say.
+    pub fn costs(&self) -> Result<Vec<Cost>, GuardError> {
+        let cost = |(name, program): (&str, &aya::programs::Program)| {
+            let info = program.info().map_err(|error| GuardError::Hook {
+                hook: "all",
+                reason: chain(&error),
+            })?;
+            Ok(Cost {
+                hook: name.to_owned(),
+                calls: info.run_count(),
+                time: info.run_time(),
+            })
+        };
+        self.hooks.programs().map(cost).collect()
     }
 
     /// What is attached, and what is missing.

@@ -15,13 +15,13 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::process::{Child, Command};
 
+use interdict_ebpf::RUN_LABEL;
+
 use super::cgroup::RunCgroup;
 use super::error::GuardError;
 use super::hooks::Guard;
 use super::sys;
 
-/// The label of a run's processes.
-const RUN_LABEL: u32 = 1;
 /// As shells do: the command was found and could not be run.
 const NOT_RUNNABLE: i32 = 126;
 /// As shells do: the command was not found.

@@ -14,6 +14,7 @@ mod listeners;
 mod object;
 mod pins;
 mod process;
+mod rules;
 mod sys;
 mod table;
 
@@ -23,7 +24,9 @@ pub use counters::Counters;
 pub use denials::{Denial, Denials};
 pub use error::GuardError;
 pub use flow::{Flow, FlowSource};
+pub use hooks::{Cost, count_costs};
 pub use hooks::{Features, Guard};
 pub use launch::{Identity, LaunchSpec, Launched, launch, launched_main};
 pub use pins::bpffs;
+pub use rules::RuleTable;
 pub use sys::clock_is_kept;
