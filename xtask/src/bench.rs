@@ -7,11 +7,13 @@ use crate::shell::{cargo, command, run as execute, step, target, tools};
 
 /// Runs a benchmark.
 pub(crate) fn run(name: &str, json: bool) -> Result<()> {
-    if name != "postgres" {
-        bail!("there is no benchmark {name:?}: there is `postgres`");
-    }
+    let program = match name {
+        "postgres" => "bench",
+        "kernel" => "bench_kernel",
+        _ => bail!("there is no benchmark {name:?}: there are `postgres` and `kernel`"),
+    };
     if !setup::is_root() {
-        bail!("the benchmark loads kernel hooks and starts a database of its own: run it as root");
+        bail!("the benchmarks load kernel hooks and start servers of their own: run them as root");
     }
     step("set up", || setup::run(false))?;
     step("build, optimised", || {
@@ -26,7 +28,8 @@ pub(crate) fn run(name: &str, json: bool) -> Result<()> {
             "--bins",
         ]))
     })?;
-    let mut bench = command(&target().join("release/bench").display().to_string(), &[]);
+    let program = target().join("release").join(program);
+    let mut bench = command(&program.display().to_string(), &[]);
     bench
         .env("INTERDICT_TOOLS", tools())
         .env("INTERDICT_BIN", target().join("release/interdict"));

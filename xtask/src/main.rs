@@ -49,7 +49,7 @@ enum Command {
     },
     /// Measure side by side with what a user would pick instead.
     Bench {
-        /// What: `postgres`.
+        /// What: `postgres` or `kernel`.
         name: String,
         /// End with one line of JSON.
         #[arg(long)]
