@@ -6,3 +6,5 @@ CREATE ROLE IF NOT EXISTS interdict_auditor;
 GRANT SELECT ON interdict.* TO interdict_auditor;
 CREATE USER IF NOT EXISTS interdict IDENTIFIED BY 'replace-me' DEFAULT ROLE interdict_agent;
 GRANT interdict_agent TO interdict;
+CREATE USER IF NOT EXISTS interdict_audit IDENTIFIED BY 'replace-me-too' DEFAULT ROLE interdict_auditor;
+GRANT interdict_auditor TO interdict_audit;

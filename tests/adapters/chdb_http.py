@@ -1,7 +1,8 @@
 """ClickHouse's own engine (chdb) behind as much of its HTTP interface as an agent uses, with faults on demand.
 
 POST /?query=INSERT…&setting=value with the rows as body; GET /fault?kind=drop|refuse|none&times=N; GET /count?query=SELECT….
-A fault `drop` commits the insert and closes the connection without an answer.
+A fault `drop` commits the insert and closes the connection without an answer. The engine has no users here: GET /rights?of=NAME&only=INSERT
+stands in for the grants of deploy/clickhouse/002-access.sql, as a server answers them; any other user may do everything.
 """
 import sys
 import threading
@@ -13,6 +14,7 @@ from chdb.session import Session
 session = Session(sys.argv[1])
 lock = threading.Lock()
 fault = {"kind": "none", "times": 0}
+rights = {}
 
 
 def ask(query, fmt="TabSeparated"):
@@ -35,6 +37,9 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/fault":
             fault.update(kind=parameters["kind"], times=int(parameters["times"]))
             return self.reply(200, b"")
+        if url.path == "/rights":
+            rights[parameters["of"]] = parameters["only"].split(",")
+            return self.reply(200, b"")
         return self.reply(200, ask(parameters["query"]))
 
     def body(self):
@@ -51,6 +56,13 @@ class Handler(BaseHTTPRequestHandler):
         parameters = dict(parse_qsl(urlsplit(self.path).query))
         body = self.body()
         query = parameters.pop("query", "")
+        if not query:
+            query, body = body.decode(), b""
+        only = rights.get(self.headers.get("X-ClickHouse-User", ""))
+        if only is not None and query.startswith("CHECK GRANT "):
+            return self.reply(200, b"1\n" if query[12:].split(" ON ")[0] in only else b"0\n")
+        if only is not None and query.split()[0].upper() not in only:
+            return self.reply(403, b"Code: 497. DB::Exception: Not enough privileges. (ACCESS_DENIED)")
         kind = "none"
         if fault["times"] > 0:
             fault["times"] -= 1
@@ -71,11 +83,17 @@ class Handler(BaseHTTPRequestHandler):
             return self.connection.close()
         return self.reply(200, answer)
 
+    def handle_one_request(self):
+        try:
+            super().handle_one_request()
+        except OSError:  # an agent that ends does not wait for its answer
+            self.close_connection = True
+
     def log_message(self, *_):
         pass
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3])), Handler)
 plain = "".join(line for line in open(sys.argv[2]) if not line.startswith("--"))
 for statement in plain.split(";"):
     if statement.strip():

@@ -4,8 +4,8 @@
 //! verification does not know it. Records are shown from the segments; the index only says where to look. Where its file cannot
 //! be written, the same index is made in memory.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -243,10 +243,7 @@ fn take_in(change: &Transaction<'_>, boot: &Path, first: u64, path: &Path) -> Re
 
 /// Adds the records of the whole commits from `from` on; how many bytes they take.
 fn rows(change: &Transaction<'_>, segment: i64, path: &Path, from: u64) -> Result<i64, IndexError> {
-    let mut file = File::open(path).map_err(at(path))?;
-    file.seek(SeekFrom::Start(from)).map_err(at(path))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(at(path))?;
+    let bytes = segment::read_range(path, from, u64::MAX).map_err(at(path))?;
     let names: Vec<&str> = indexed().map(|c| c.name).collect();
     let places = vec!["?"; names.len()];
     let mut insert = change.prepare_cached(&format!(
@@ -256,7 +253,7 @@ fn rows(change: &Transaction<'_>, segment: i64, path: &Path, from: u64) -> Resul
     ))?;
     let mut taken = 0;
     while let Some(rest) = bytes.get(taken..) {
-        let length = segment::whole_commits(rest, 1);
+        let (length, _) = segment::whole_commits(rest, 1);
         if length == 0 {
             break;
         }

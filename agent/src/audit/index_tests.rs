@@ -212,7 +212,7 @@ async fn what_is_gone_from_the_log_is_gone_from_the_index() {
     fs::remove_dir_all(&boots[0]).expect("removed");
     let segment = &segment::list(&boots[1]).expect("segments")[0].1;
     let bytes = fs::read(segment).expect("read");
-    fs::write(segment, &bytes[..segment::whole_commits(&bytes, 1)]).expect("cut");
+    fs::write(segment, &bytes[..segment::whole_commits(&bytes, 1).0]).expect("cut");
     let index = Index::open(dir.path()).expect("opened");
     assert_eq!(listed(&index), counted(dir.path()));
     assert_eq!(listed(&index).len(), 1);

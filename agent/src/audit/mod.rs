@@ -2,11 +2,12 @@
 //!
 //! `log` takes events, `record` gives them their stored form, `queue` is where they wait, `writer` makes them durable (one `fdatasync` for all that
 //! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back,
-//! `ship` streams them to ClickHouse. `columns` lists what a record has, `tables` makes ClickHouse's from it;
+//! `ship` streams them to ClickHouse, `verify_sink` compares what is there. `columns` lists what a record has, `tables` makes ClickHouse's from it;
 //! `index` and `search` find sessions again.
 
 mod chain;
 mod columns;
+mod digests;
 mod event;
 mod index;
 #[cfg(test)]
@@ -20,10 +21,12 @@ mod seal;
 mod search;
 mod segment;
 mod ship;
+mod sink;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod verify_sink;
 mod writer;
 
 pub use event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene, Stored};
@@ -34,5 +37,7 @@ pub use read::{ReadError, read_all};
 pub use record::Record;
 pub use search::{SessionLine, Wanted};
 pub use ship::{drain, ship};
+pub use sink::{Lag, lag};
 pub use tables::clickhouse_tables;
 pub use verify::{Finding, Verification, verify};
+pub use verify_sink::{Auditor, SinkVerification, verify_sink};

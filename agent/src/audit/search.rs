@@ -1,7 +1,5 @@
 //! What the index is asked: which sessions there were, and the records of one.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use rusqlite::types::Value;
@@ -140,10 +138,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<SessionLine> {
 }
 
 fn read_records(path: PathBuf, from: u64, length: u64) -> Result<Vec<Record>, IndexError> {
-    let mut file = File::open(&path).map_err(at(&path))?;
-    file.seek(SeekFrom::Start(from)).map_err(at(&path))?;
-    let mut bytes = Vec::new();
-    file.take(length).read_to_end(&mut bytes).map_err(at(&path))?;
+    let bytes = segment::read_range(&path, from, from + length).map_err(at(&path))?;
     let lines = segment::decode(&bytes).lines;
     let records = lines.split(|b| *b == b'\n').filter(|l| !l.is_empty());
     records

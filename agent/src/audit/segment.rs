@@ -4,7 +4,7 @@
 //! complete.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::model::Digest;
@@ -72,8 +72,8 @@ pub(super) fn decode(bytes: &[u8]) -> Commits {
     commits
 }
 
-/// How many bytes the whole commits at the start take, up to the commit in which `records` is reached.
-pub(super) fn whole_commits(bytes: &[u8], records: usize) -> usize {
+/// How many bytes the whole commits at the start take, up to the commit in which `records` is reached, and how many records they hold.
+pub(super) fn whole_commits(bytes: &[u8], records: usize) -> (usize, usize) {
     let (mut rest, mut seen) = (bytes, 0);
     while seen < records
         && let Some((frame, tail)) = next(rest)
@@ -83,7 +83,32 @@ pub(super) fn whole_commits(bytes: &[u8], records: usize) -> usize {
         seen += decode(commit).lines.iter().filter(|b| **b == b'\n').count();
         rest = tail;
     }
-    bytes.len() - rest.len()
+    (bytes.len() - rest.len(), seen)
+}
+
+/// The bytes of a file from `from` up to `to`.
+pub(super) fn read_range(path: &Path, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(to.saturating_sub(from)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The whole commits of a file from `from` on, up to the commit in which `records` is reached: no more of it is read than that takes.
+pub(super) fn read_commits(path: &Path, from: u64, records: usize) -> io::Result<Vec<u8>> {
+    const CHUNK: u64 = 1 << 20;
+    let mut file = fs::File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    loop {
+        let more = file.by_ref().take(CHUNK).read_to_end(&mut bytes)?;
+        let (length, seen) = whole_commits(&bytes, records);
+        if more == 0 || seen >= records {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+    }
 }
 
 fn next(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

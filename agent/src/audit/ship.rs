@@ -4,48 +4,29 @@
 //! down before it is sent and sent again, unchanged and with the same deduplication token, until the server has acknowledged it.
 //! Errors that cannot go away by themselves park the cursor and are complained about; nothing is skipped.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clickhouse::Client;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ClickHouseConfig, SecretSourceConfig};
+use crate::config::ClickHouseConfig;
 use crate::model::Digest;
 
 use super::columns::COLUMNS;
 use super::segment;
+use super::sink::{Cursor, SinkError, client, code, read, write};
 
 /// First pause after a failure; it doubles up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long the server may take to read a part of a batch, and to answer it: then it is sent again.
+const SEND: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(120);
 /// Pause after an error that needs somebody to act.
 const PARKED: Duration = Duration::from_secs(30);
-
-/// Why a batch was not taken.
-#[derive(Debug, thiserror::Error)]
-enum ShipError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Cursor(#[from] serde_json::Error),
-    #[error("{0}")]
-    ClickHouse(#[from] clickhouse::error::Error),
-    #[error("the password cannot be read: {0}")]
-    Password(String),
-}
-
-/// How far a boot has been sent: the segment (by its first record) and the byte in it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Cursor {
-    segment: u64,
-    offset: u64,
-    /// Seals that were sent, by the first record of their segment.
-    sealed: u64,
-}
 
 /// The batch that is being sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +79,7 @@ pub async fn drain(dir: &Path, config: &ClickHouseConfig) -> Result<(), String> 
 }
 
 /// One batch of each boot; whether anything was sent.
-async fn round(dir: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError> {
+async fn round(dir: &Path, config: &ClickHouseConfig) -> Result<bool, SinkError> {
     let mut sent = false;
     for boot in segment::boots(dir)? {
         let lock = fs::OpenOptions::new()
@@ -112,8 +93,8 @@ async fn round(dir: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError>
     Ok(sent)
 }
 
-async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError> {
-    let cursor: Cursor = read(&boot.join("shipped.json"))?.unwrap_or_default();
+async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, SinkError> {
+    let cursor = Cursor::of(boot)?;
     let plan = match read::<Plan>(&boot.join("shipping.json"))? {
         Some(plan) if plan.follows(&cursor) => Some(plan),
         _ => plan(boot, &cursor, config)?,
@@ -123,7 +104,7 @@ async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError
     };
     write(&boot.join("shipping.json"), &plan)?;
     let path = boot.join(segment::file_name(plan.segment, "seg"));
-    let lines = segment::decode(range(&fs::read(path)?, plan.from, plan.to)).lines;
+    let lines = segment::decode(&segment::read_range(&path, plan.from, plan.to)?).lines;
     let client = client(config)?;
     let names: Vec<&str> = COLUMNS.iter().map(|c| c.name).collect();
     let mut insert = client
@@ -134,7 +115,8 @@ async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, ShipError
         ))
         .with_setting("insert_deduplication_token", plan.token.clone())
         .with_setting("input_format_skip_unknown_fields", "0")
-        .with_setting("async_insert", "0");
+        .with_setting("async_insert", "0")
+        .with_timeouts(Some(SEND), Some(ANSWER));
     insert.send(lines.into()).await?;
     insert.end().await?;
     write(
@@ -155,13 +137,11 @@ fn plan(boot: &Path, cursor: &Cursor, config: &ClickHouseConfig) -> io::Result<O
         .filter(|(first, _)| *first >= cursor.segment)
     {
         let from = if first == cursor.segment { cursor.offset } else { 0 };
-        let bytes = fs::read(path)?;
-        let rest = range(&bytes, from, bytes.len() as u64);
-        let length = segment::whole_commits(rest, config.batch_records as usize);
-        if length > 0 {
-            let to = from + length as u64;
+        let batch = segment::read_commits(&path, from, config.batch_records as usize)?;
+        if !batch.is_empty() {
+            let to = from + batch.len() as u64;
             let name = boot.file_name().unwrap_or_default().to_string_lossy();
-            let content = Digest::of(range(&bytes, from, to));
+            let content = Digest::of(&batch);
             let token = format!("{name}-{first}-{from}-{to}-{content}");
             return Ok(Some(Plan {
                 segment: first,
@@ -175,7 +155,7 @@ fn plan(boot: &Path, cursor: &Cursor, config: &ClickHouseConfig) -> io::Result<O
 }
 
 /// Seals of segments that have been sent whole.
-async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result<bool, ShipError> {
+async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result<bool, SinkError> {
     let next = segment::list(boot)?
         .into_iter()
         .find(|(first, _)| *first > cursor.sealed);
@@ -202,7 +182,8 @@ async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result
             "insert_deduplication_token",
             format!("{name}-{first}-{}", seal.digest()),
         )
-        .with_setting("async_insert", "0");
+        .with_setting("async_insert", "0")
+        .with_timeouts(Some(SEND), Some(ANSWER));
     insert.send(format!("{row}\n").into()).await?;
     insert.end().await?;
     write(
@@ -215,63 +196,14 @@ async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result
     Ok(true)
 }
 
-fn client(config: &ClickHouseConfig) -> Result<Client, ShipError> {
-    let client = Client::default()
-        .with_url(&config.url)
-        .with_user(&config.user)
-        .with_compression(clickhouse::Compression::None);
-    let password = match &config.password {
-        None => return Ok(client),
-        Some(SecretSourceConfig::Env(name)) => {
-            std::env::var(name).map_err(|error| ShipError::Password(format!("{name}: {error}")))?
-        }
-        Some(SecretSourceConfig::File(path)) => fs::read_to_string(path)
-            .map_err(|error| ShipError::Password(format!("{}: {error}", path.display())))?
-            .trim_end()
-            .to_owned(),
-    };
-    Ok(client.with_password(password))
-}
-
 /// Wrong tables, columns, users, passwords or rights do not mend themselves (ClickHouse's error codes).
-fn needs_somebody(error: &ShipError) -> bool {
-    const CODES: [&str; 8] = ["16", "47", "60", "81", "117", "192", "497", "516"];
+fn needs_somebody(error: &SinkError) -> bool {
+    const CODES: [u32; 8] = [16, 47, 60, 81, 117, 192, 497, 516];
     match error {
-        ShipError::Password(_) => true,
-        ShipError::ClickHouse(error) => {
-            let text = error.to_string();
-            let code = text
-                .split("Code: ")
-                .nth(1)
-                .and_then(|rest| rest.split('.').next());
-            code.is_some_and(|code| CODES.contains(&code))
-        }
-        ShipError::Io(_) | ShipError::Cursor(_) => false,
+        SinkError::Password(_) => true,
+        SinkError::ClickHouse(error) => code(error).is_some_and(|code| CODES.contains(&code)),
+        SinkError::Io(_) | SinkError::Cursor(_) => false,
     }
-}
-
-fn range(bytes: &[u8], from: u64, to: u64) -> &[u8] {
-    let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.get(at(from)..at(to)).unwrap_or_default()
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, ShipError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Written whole or not at all, and durable: the plan must be there before the batch goes.
-fn write(path: &Path, value: &impl Serialize) -> Result<(), ShipError> {
-    let draft = path.with_extension("draft");
-    fs::write(&draft, serde_json::to_vec(value)?)?;
-    File::open(&draft)?.sync_all()?;
-    fs::rename(&draft, path)?;
-    Ok(super::seal::sync_directory(
-        path.parent().unwrap_or(Path::new(".")),
-    )?)
 }
 
 #[cfg(test)]

@@ -174,52 +174,6 @@ async fn a_full_disk_refuses() {
     assert!(error.to_string().contains("free"), "{error}");
 }
 
-#[test]
-fn the_table_has_a_column_for_every_field() {
-    let sql = include_str!("../../../deploy/clickhouse/001-records.sql");
-    let table = sql
-        .split("interdict.checkpoints")
-        .next()
-        .expect("the first table");
-    let fields: Vec<String> = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("    ")?.split(' ').next().map(str::to_owned))
-        .filter(|name| !["INDEX", "ts", "recv"].contains(&name.as_str()))
-        .collect();
-    // Every field once, with a value that is not left out.
-    let full: Record = serde_json::from_value(serde_json::Value::Object(
-        fields.iter().map(|name| (name.clone(), example(name))).collect(),
-    ))
-    .expect("every column is a field");
-    let mut stored: Vec<String> = serde_json::to_value(&full)
-        .expect("json")
-        .as_object()
-        .expect("object")
-        .keys()
-        .cloned()
-        .collect();
-    stored.push("seq".into());
-    stored.sort();
-    let mut expected = fields;
-    expected.sort();
-    assert_eq!(stored, expected, "fields and columns are the same");
-}
-
-fn example(name: &str) -> serde_json::Value {
-    match name {
-        "groups" | "actions" | "tables" | "parameters" | "policies" | "actor_groups" => {
-            serde_json::json!(["x"])
-        }
-        "masked" => serde_json::json!({"x": 1}),
-        "bounded" => false.into(),
-        "seq" | "v" | "ts_ns" | "pid" | "process_start_ns" | "uid" | "gid" | "exe_device" | "exe_inode"
-        | "cgroup" | "netns" | "rows" | "bytes_up" | "bytes_down" | "took_ns" | "actor_uid" | "times" => {
-            1.into()
-        }
-        _ => "x".into(),
-    }
-}
-
 fn encoded(lines: &[u8]) -> Vec<u8> {
     let mut encoder = segment::Encoder::new().expect("zstd");
     encoder.encode(lines).expect("encoded")

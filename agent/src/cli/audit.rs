@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::audit::{Index, Verification, clickhouse_tables, verify};
+use crate::audit::{Auditor, Index, Verification, clickhouse_tables, verify};
 
+use crate::config::SecretSourceConfig;
+
+use super::audit_sink as sink;
 use super::output::{Style, say, say_json};
 use super::{FAILED, Failure, OK, Outcome};
 
@@ -24,6 +27,24 @@ pub(super) enum AuditCommand {
         /// The public key (hexadecimal) that seals must be of, kept elsewhere; default: the one beside the log.
         #[arg(long, value_name = "HEX")]
         key: Option<String>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare ClickHouse with the log: every record that was sent is there once and unaltered, and the agent's user can only insert.
+    VerifySink {
+        /// The configuration, for [audit.clickhouse] and the directory of the log.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Who reads there: an auditor (the agent's own user cannot).
+        #[arg(long, value_name = "NAME")]
+        user: String,
+        /// The auditor's password: the first line of a file.
+        #[arg(long, value_name = "FILE", conflicts_with = "password_env")]
+        password_file: Option<PathBuf>,
+        /// The auditor's password: an environment variable.
+        #[arg(long, value_name = "NAME")]
+        password_env: Option<String>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -57,6 +78,18 @@ struct ShownFinding<'a> {
 pub(super) fn run(command: AuditCommand) -> Outcome {
     match command {
         AuditCommand::Verify { dir, key, json } => verified(&dir, key.as_deref(), json),
+        AuditCommand::VerifySink {
+            config,
+            user,
+            password_file,
+            password_env,
+            json,
+        } => {
+            let password = password_file
+                .map(SecretSourceConfig::File)
+                .or(password_env.map(SecretSourceConfig::Env));
+            sink::verified(&config, &Auditor { user, password }, json)
+        }
         AuditCommand::Reindex { dir } => {
             let count = Index::rebuild(&dir).map_err(|error| {
                 Failure::new(

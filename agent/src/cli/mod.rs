@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod audit_sink;
 mod ca;
 mod config;
 mod doctor;
@@ -165,6 +166,7 @@ mod tests {
             "interdict audit verify --dir d --json",
             "interdict audit reindex --dir d",
             "interdict audit schema",
+            "interdict audit verify-sink --config c.toml --user auditor --password-file p --json",
             "interdict sessions show",
             "interdict sessions list --since 2h --principal alice --target shop --decision refused --json",
             "interdict sessions list --since 2026-01-31",

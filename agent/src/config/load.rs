@@ -615,6 +615,8 @@ impl Reader<'_> {
                 url.get_ref()
             );
             self.wrong(url.span(), what);
+        } else {
+            self.take(&url, value::fetchable);
         }
         let password = match (password_file, password_env) {
             (None, None) => None,

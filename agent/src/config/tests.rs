@@ -228,6 +228,14 @@ fn mistakes_name_their_line_and_the_fix() {
 }
 
 #[test]
+fn records_are_not_sent_in_the_clear() {
+    let text = "[audit.clickhouse]\nurl = \"http://clickhouse.internal:8123\"\n";
+    let errors = parse(text, Path::new("interdict.toml")).expect_err("wrong");
+    assert!(errors.to_string().starts_with("interdict.toml:2:"), "{errors}");
+    assert!(errors.to_string().contains("only on loopback"), "{errors}");
+}
+
+#[test]
 fn all_mistakes_come_at_once() {
     let text = "mode = \"off\"\n[approval]\nhold = \"soon\"\nrequest_ttl = \"-1s\"\n";
     let errors = parse(text, Path::new("interdict.toml")).expect_err("wrong");
