@@ -10,29 +10,21 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::model::{
-    self, DataClass, Environment, IssuerName, Limits, Protocol, RecordingLevel, Target, TargetName,
-};
+use crate::model::{self, DataClass, Environment, Limits, Protocol, RecordingLevel, Target, TargetName};
 
 use super::place::credential_place;
 use super::raw::{
-    OneOrMany, RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawIssuer, RawLimits,
-    RawMasking, RawNetwork, RawTarget, Text,
+    RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawLimits, RawMasking, RawNetwork,
+    RawTarget, Text,
 };
 use super::types::{
-    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, IssuerConfig,
-    KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress,
-    TargetConfig, UpstreamTls,
+    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, MaskingConfig,
+    Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
 };
 use super::value;
 
 /// Where keys, records and pending approvals live unless configured.
 const STATE_DIR: &str = "/var/lib/interdict";
-/// Signature algorithms that are accepted unless configured.
-const ALGORITHMS: [&str; 9] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
-];
-
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -140,15 +132,15 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
 }
 
-/// Collects mistakes while it converts; what is wrong gets a stand-in that never leaves this file.
-struct Reader<'a> {
+/// Collects mistakes while it converts; what is wrong gets a stand-in that never leaves this room.
+pub(super) struct Reader<'a> {
     text: &'a str,
     dir: PathBuf,
     mistakes: Vec<Mistake>,
 }
 
 impl Reader<'_> {
-    fn wrong(&mut self, span: Range<usize>, what: impl Into<String>) {
+    pub(super) fn wrong(&mut self, span: Range<usize>, what: impl Into<String>) {
         let line = Some(line_of(self.text, span.start));
         self.mistakes.push(Mistake {
             line,
@@ -156,7 +148,7 @@ impl Reader<'_> {
         });
     }
 
-    fn take<T>(&mut self, text: &Text, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, text: &Text, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         match read(text.get_ref()) {
             Ok(value) => Some(value),
             Err(what) => {
@@ -166,12 +158,12 @@ impl Reader<'_> {
         }
     }
 
-    fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
+    pub(super) fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
         let read = |t: &str| model::duration(t).map_err(|error| error.to_string());
         text.and_then(|t| self.take(t, read)).unwrap_or(default)
     }
 
-    fn path(&self, path: PathBuf) -> PathBuf {
+    pub(super) fn path(&self, path: PathBuf) -> PathBuf {
         if path.is_absolute() {
             path
         } else {
@@ -249,115 +241,6 @@ impl Reader<'_> {
             verdict,
         };
         ports.into_iter().map(rule).collect()
-    }
-
-    fn issuers(&mut self, raw: Vec<RawIssuer>) -> Vec<IssuerConfig> {
-        let mut names = BTreeSet::new();
-        let mut urls = BTreeSet::new();
-        let mut issuers = Vec::new();
-        for one in raw {
-            if !names.insert(one.name.get_ref().clone()) {
-                let what = format!(
-                    "a second issuer is named {:?}: give each its own name",
-                    one.name.get_ref()
-                );
-                self.wrong(one.name.span(), what);
-            }
-            if !urls.insert(one.issuer.get_ref().clone()) {
-                let what = format!(
-                    "a second entry has the issuer {:?}: write one entry for each",
-                    one.issuer.get_ref()
-                );
-                self.wrong(one.issuer.span(), what);
-            }
-            issuers.extend(self.issuer(one));
-        }
-        issuers
-    }
-
-    fn issuer(&mut self, raw: RawIssuer) -> Option<IssuerConfig> {
-        let RawIssuer {
-            name,
-            issuer,
-            audience,
-            jwks_file,
-            jwks_url,
-            algorithms,
-            groups_claim,
-            subject_claim,
-            skew,
-            ca_file,
-        } = raw;
-        let shown = self.take(&name, value::name)?;
-        if shown == "workload" {
-            self.wrong(
-                name.span(),
-                "the name \"workload\" is that of processes without an identity: give the issuer another",
-            );
-        }
-        if audience.get_ref().is_empty() {
-            self.wrong(
-                audience.span(),
-                "an issuer without an audience would accept tokens meant for others: name at least one",
-            );
-        }
-        let keys = match (jwks_file, jwks_url) {
-            (Some(_), Some(url)) => {
-                self.wrong(url.span(), "write either jwks_file or jwks_url, not both");
-                return None;
-            }
-            (Some(file), None) => KeySource::File(self.path(file)),
-            (None, Some(url)) => {
-                self.take(&url, value::fetchable);
-                KeySource::Url(url.into_inner())
-            }
-            (None, None) => {
-                self.take(&issuer, value::fetchable);
-                KeySource::Discovery
-            }
-        };
-        let groups = match groups_claim {
-            None => vec!["groups".to_owned()],
-            Some(claim) => {
-                let span = claim.span();
-                let path = match claim.into_inner() {
-                    OneOrMany::One(name) => vec![name],
-                    OneOrMany::Many(names) => names,
-                };
-                if path.is_empty() || path.iter().any(String::is_empty) {
-                    self.wrong(span, "groups_claim is empty: write a claim, or a path such as [\"realm_access\", \"roles\"]");
-                }
-                path
-            }
-        };
-        Some(IssuerConfig {
-            name: IssuerName::new(shown),
-            issuer: issuer.into_inner(),
-            audiences: audience.into_inner(),
-            keys,
-            algorithms: self.algorithms(algorithms),
-            groups_claim: groups,
-            subject_claim: subject_claim.map_or_else(|| "sub".to_owned(), Spanned::into_inner),
-            skew: self.duration(skew.as_ref(), Duration::from_secs(60)),
-            ca_file: ca_file.map(|file| self.path(file)),
-        })
-    }
-
-    fn algorithms(&mut self, raw: Option<Vec<Text>>) -> Vec<String> {
-        let Some(names) = raw else {
-            return ALGORITHMS.map(str::to_owned).to_vec();
-        };
-        let known = |name: &str| {
-            if ALGORITHMS.contains(&name) {
-                Ok(name.to_owned())
-            } else {
-                Err(format!(
-                    "{name:?} is not accepted: choose among {} (never a shared secret, never none)",
-                    ALGORITHMS.join(", ")
-                ))
-            }
-        };
-        names.iter().filter_map(|name| self.take(name, known)).collect()
     }
 
     fn targets(&mut self, raw: Vec<RawTarget>) -> Vec<TargetConfig> {

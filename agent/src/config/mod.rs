@@ -1,6 +1,7 @@
 //! What people configure: TOML as written (`raw`) becomes a valid `Config`, or every mistake with its line and what
 //! to write instead.
 
+mod issuers;
 mod load;
 mod place;
 mod raw;

@@ -101,122 +101,124 @@ fn without_a_file_everything_is_safe() {
     assert!(config.targets.is_empty() && config.issuers.is_empty());
 }
 
+/// A wrong text, the line that is named, and what the error tells to write.
+const MISTAKES: &[(&str, usize, &str)] = &[
+    ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
+    ("\nmodus = \"enforce\"\n", 2, "unknown field"),
+    ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),
+    ("[limits]\nmax_time = \"0s\"\n", 2, "\"30s\""),
+    ("[limits]\nmax_time = \"soon\"\n", 2, "\"30s\""),
+    (
+        "[[network]]\nprefix = \"10.1.2.3/16\"\nverdict = \"deny\"\n",
+        2,
+        "\"10.1.0.0/16\"",
+    ),
+    (
+        "[[network]]\nprefix = \"10.1.0.0/33\"\nverdict = \"deny\"\n",
+        2,
+        "\"10.1.0.0/16\"",
+    ),
+    (
+        "[[network]]\nprefix = \"0.0.0.0/0\"\nverdict = \"direct\"\n",
+        2,
+        "Name the networks",
+    ),
+    (
+        "[[network]]\nprefix = \"::/0\"\nports = []\nverdict = \"deny\"\n",
+        2,
+        "leave it out",
+    ),
+    (
+        "[[network]]\nprefix = \"10.0.0.0/8\"\nverdict = \"pass\"\n",
+        3,
+        "\"direct\"",
+    ),
+    (
+        "[[issuer]]\nname = \"a\"\nissuer = \"http://id.example\"\naudience = [\"x\"]\n",
+        3,
+        "https://",
+    ),
+    (
+        "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = []\n",
+        4,
+        "at least one",
+    ),
+    (
+        "[[issuer]]\nname = \"workload\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\n",
+        2,
+        "give the issuer another",
+    ),
+    (
+        "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\nalgorithms = [\"HS256\"]\n",
+        5,
+        "RS256",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"telnet\"\naddresses = [\"a:1\"]\n",
+        3,
+        "\"postgres\"",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a:x\"]\n",
+        4,
+        "host:port",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"opaque\"\naddresses = [\"a\"]\n",
+        4,
+        "host:port",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\ntls = \"disabled\"\n",
+        5,
+        "loopback",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\nuser = \"u\"\n",
+        5,
+        "password_file or password_env",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.credential]\nas = \"cookie\"\npassword_env = \"K\"\n",
+        6,
+        "\"bearer\"",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.credential]\nas = \"header\"\nname = \"Host\"\npassword_env = \"K\"\n",
+        7,
+        "x-api-key",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\ntls = \"disabled\"\n[target.credential]\nas = \"bearer\"\npassword_env = \"K\"\n",
+        5,
+        "loopback",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\npassword_env = \"K\"\n",
+        5,
+        "user is missing",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.columns]\n\"t.email\" = \"pii.email\"\n",
+        6,
+        "postgres",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"email\" = \"pii.email\"\n",
+        6,
+        "table.column",
+    ),
+    (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"t.email\" = \"PII\"\n",
+        6,
+        "pii.email",
+    ),
+];
+
 /// Each mistake is named with its line, and the text says what to write.
 #[test]
 fn mistakes_name_their_line_and_the_fix() {
-    let table: &[(&str, usize, &str)] = &[
-        ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
-        ("\nmodus = \"enforce\"\n", 2, "unknown field"),
-        ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),
-        ("[limits]\nmax_time = \"0s\"\n", 2, "\"30s\""),
-        ("[limits]\nmax_time = \"soon\"\n", 2, "\"30s\""),
-        (
-            "[[network]]\nprefix = \"10.1.2.3/16\"\nverdict = \"deny\"\n",
-            2,
-            "\"10.1.0.0/16\"",
-        ),
-        (
-            "[[network]]\nprefix = \"10.1.0.0/33\"\nverdict = \"deny\"\n",
-            2,
-            "\"10.1.0.0/16\"",
-        ),
-        (
-            "[[network]]\nprefix = \"0.0.0.0/0\"\nverdict = \"direct\"\n",
-            2,
-            "Name the networks",
-        ),
-        (
-            "[[network]]\nprefix = \"::/0\"\nports = []\nverdict = \"deny\"\n",
-            2,
-            "leave it out",
-        ),
-        (
-            "[[network]]\nprefix = \"10.0.0.0/8\"\nverdict = \"pass\"\n",
-            3,
-            "\"direct\"",
-        ),
-        (
-            "[[issuer]]\nname = \"a\"\nissuer = \"http://id.example\"\naudience = [\"x\"]\n",
-            3,
-            "https://",
-        ),
-        (
-            "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = []\n",
-            4,
-            "at least one",
-        ),
-        (
-            "[[issuer]]\nname = \"workload\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\n",
-            2,
-            "give the issuer another",
-        ),
-        (
-            "[[issuer]]\nname = \"a\"\nissuer = \"https://id.example\"\naudience = [\"x\"]\nalgorithms = [\"HS256\"]\n",
-            5,
-            "RS256",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"telnet\"\naddresses = [\"a:1\"]\n",
-            3,
-            "\"postgres\"",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a:x\"]\n",
-            4,
-            "host:port",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"opaque\"\naddresses = [\"a\"]\n",
-            4,
-            "host:port",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\ntls = \"disabled\"\n",
-            5,
-            "loopback",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\nuser = \"u\"\n",
-            5,
-            "password_file or password_env",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.credential]\nas = \"cookie\"\npassword_env = \"K\"\n",
-            6,
-            "\"bearer\"",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.credential]\nas = \"header\"\nname = \"Host\"\npassword_env = \"K\"\n",
-            7,
-            "x-api-key",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\ntls = \"disabled\"\n[target.credential]\nas = \"bearer\"\npassword_env = \"K\"\n",
-            5,
-            "loopback",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\npassword_env = \"K\"\n",
-            5,
-            "user is missing",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\n[target.columns]\n\"t.email\" = \"pii.email\"\n",
-            6,
-            "postgres",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"email\" = \"pii.email\"\n",
-            6,
-            "table.column",
-        ),
-        (
-            "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.columns]\n\"t.email\" = \"PII\"\n",
-            6,
-            "pii.email",
-        ),
-    ];
-    for (text, line, fix) in table {
+    for (text, line, fix) in MISTAKES {
         let errors = parse(text, Path::new("interdict.toml")).expect_err(text);
         let shown = errors.to_string();
         assert!(
