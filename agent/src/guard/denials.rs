@@ -12,12 +12,13 @@ use crate::model::{OriginalDst, Process};
 
 use super::counters::CounterMap;
 use super::process::{enrich, socket_address};
+use super::supervise::Stopped;
 use super::sys;
 
-/// Something that a hook denied.
+/// Something that a hook or the filter denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// Which hook.
+    /// Which hook; `seccomp` for the filter.
     pub hook: &'static str,
     /// Who.
     pub process: Process,
@@ -31,6 +32,7 @@ pub struct Denial {
 pub struct Denials {
     ring: AsyncFd<Ring>,
     counters: Arc<CounterMap>,
+    stopped: Stopped,
 }
 
 impl std::fmt::Debug for Denials {
@@ -51,10 +53,15 @@ impl AsRawFd for Ring {
 impl sys::OwnsDescriptor for Ring {}
 
 impl Denials {
-    pub(super) fn new(ring: RingBuf<MapData>, counters: Arc<CounterMap>) -> std::io::Result<Self> {
+    pub(super) fn new(
+        ring: RingBuf<MapData>,
+        counters: Arc<CounterMap>,
+        stopped: Stopped,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             ring: sys::readable(Ring(ring))?,
             counters,
+            stopped,
         })
     }
 
@@ -62,16 +69,21 @@ impl Denials {
     #[must_use]
     pub fn lost(&self) -> u64 {
         let lost = self.counters.read(Counter::DenialsLost);
-        lost.unwrap_or_else(|error| {
+        let lost = lost.unwrap_or_else(|error| {
             tracing::warn!(%error, "it is not known how many denials were not reported");
             0
-        })
+        });
+        lost.saturating_add(self.stopped.lost())
     }
 
     /// The next denial; `None` when the ring can no longer be read. Cancel-safe.
     pub async fn next(&mut self) -> Option<Denial> {
         loop {
-            let mut ready = self.ring.readable_mut().await.ok()?;
+            let mut ready = tokio::select! {
+                // Nobody sends once the last filtered process has ended: then the ring is all there is.
+                Some(denial) = self.stopped.denials.recv() => return Some(denial),
+                ready = self.ring.readable_mut() => ready.ok()?,
+            };
             if let Some(item) = ready.get_inner_mut().0.next() {
                 if let Some(denial) = read(&item) {
                     return Some(denial);

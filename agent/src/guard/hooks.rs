@@ -23,6 +23,7 @@ use super::object::OBJECT;
 use super::pins::Pins;
 use super::process::kernel_address;
 use super::rules::RuleTable;
+use super::supervise::{self, Tell};
 use super::table::{FlowTable, sweep};
 
 /// What is attached, and what is missing.
@@ -47,15 +48,11 @@ impl Features {
     }
 }
 
-/// What no cgroup hook sees, and what to do about it.
-const OPEN: [(&str, &str); 6] = [
+/// What neither a cgroup hook nor the system call filter sees, and what to do about it.
+const OPEN: [(&str, &str); 5] = [
     (
         "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
         "keep its user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)",
-    ),
-    (
-        "it can open AF_VSOCK sockets, and AF_PACKET and AF_XDP ones when it has CAP_NET_RAW",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK in systemd; no capabilities",
     ),
     (
         "it can use a connected socket that an ungoverned process hands to it",
@@ -106,6 +103,7 @@ pub struct Guard {
     labels: KernelMap<MapData, u32, u32>,
     flows: Arc<FlowTable>,
     denials: Option<Denials>,
+    tell: Tell,
     rules: Option<RuleTable>,
     listeners: Option<Listeners>,
     netns: NetnsCookie,
@@ -147,10 +145,12 @@ impl Guard {
         let counters = Arc::new(CounterMap::new(take(&mut hooks, "COUNTERS")?));
         let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
         let ring: RingBuf<MapData> = take(&mut hooks, "DENIALS")?;
-        let denials = Denials::new(ring, Arc::clone(&counters)).map_err(|source| GuardError::Map {
-            map: "DENIALS",
-            reason: source.to_string(),
-        })?;
+        let (tell, stopped) = supervise::channel();
+        let denials =
+            Denials::new(ring, Arc::clone(&counters), stopped).map_err(|source| GuardError::Map {
+                map: "DENIALS",
+                reason: source.to_string(),
+            })?;
         let pins = Pins::create(cgroup.name())?;
         for hook in &HOOKS {
             match hook.attach(&mut hooks, cgroup, Some(&pins)) {
@@ -174,6 +174,7 @@ impl Guard {
             labels,
             flows,
             denials: Some(denials),
+            tell,
             rules,
             listeners: Some(listeners),
             netns,
@@ -226,6 +227,11 @@ impl Guard {
     /// Where the kernel's table cannot be read.
     pub fn counters(&self) -> Result<Counters, GuardError> {
         self.counters.all()
+    }
+
+    /// Where the filter's denials go.
+    pub(super) fn tell(&self) -> Tell {
+        self.tell.clone()
     }
 
     /// The stream of denials, once.

@@ -18,8 +18,11 @@ use tokio::process::{Child, Command};
 use interdict_ebpf::RUN_LABEL;
 
 use super::cgroup::RunCgroup;
+use super::confine::confine;
 use super::error::GuardError;
+use super::filter;
 use super::hooks::Guard;
+use super::supervise::supervise;
 use super::sys;
 
 /// As shells do: the command was found and could not be run.
@@ -97,6 +100,9 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
     let started = async {
         wait_stopped(pid).await.map_err(failed)?;
         guard.label(pid, RUN_LABEL)?;
+        if let Err(error) = supervise(raw(pid).map_err(failed)?, guard.tell()) {
+            tracing::warn!(%error, "system calls that the filter stops fail, and are not recorded");
+        }
         signal(pid, Signal::CONT).map_err(failed)
     };
     if let Err(error) = started.await {
@@ -146,6 +152,20 @@ pub fn launched_main(procs: &Path, identity: Option<&Identity>, command: &[OsStr
     let Some((program, arguments)) = command.split_first() else {
         return (NOT_FOUND, "no command was given".into());
     };
+    // Its listener is the agent's once the agent has taken it; here it closes when this process becomes the command.
+    let _listener = match filter::install() {
+        Ok(listener) => listener,
+        Err(error) => {
+            let what = "no system call filter can be installed (a kernel without seccomp, or a seccomp profile that forbids it)";
+            return (NOT_RUNNABLE, format!("{what}: {error}"));
+        }
+    };
+    if let Err(error) = confine() {
+        return (
+            NOT_RUNNABLE,
+            format!("cannot be put into a Landlock domain: {error}"),
+        );
+    }
     if let Err(error) = join(procs) {
         return (NOT_RUNNABLE, format!("cannot join {}: {error}", procs.display()));
     }

@@ -3,9 +3,11 @@
 mod attach;
 mod btf;
 mod cgroup;
+mod confine;
 mod counters;
 mod denials;
 mod error;
+mod filter;
 mod flow;
 mod heartbeat;
 mod hooks;
@@ -15,11 +17,13 @@ mod object;
 mod pins;
 mod process;
 mod rules;
+mod supervise;
 mod sys;
 mod table;
 
 pub use attach::{HookState, probe};
 pub use cgroup::RunCgroup;
+pub use confine::has_domains;
 pub use counters::Counters;
 pub use denials::{Denial, Denials};
 pub use error::GuardError;

@@ -1,11 +1,11 @@
 //! The only unsafe code of the agent: system calls that no library wraps.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE, close_range, adjtimex and readiness have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, close_range, adjtimex, seccomp and readiness have no safe wrapper"
 )]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -47,6 +47,108 @@ pub(super) fn close_others_on_exec() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// `SECCOMP_IOCTL_NOTIF_RECV` and `_SEND` (include/uapi/linux/seccomp.h): `_IOWR('!', 0, 80 bytes)`, `_IOWR('!', 1, 24 bytes)`.
+const NOTIF_RECV: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
+const NOTIF_SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
+const _: () = assert!(size_of::<libc::seccomp_notif>() == 80 && size_of::<libc::seccomp_notif_resp>() == 24);
+
+/// Installs a system call filter for this thread and all that it becomes and starts (seccomp(2)); the caller has
+/// CAP_SYS_ADMIN or no new privileges. With `listen`, the descriptor where stopped calls are told.
+pub(super) fn install_filter(
+    program: &[seccompiler::sock_filter],
+    listen: bool,
+) -> io::Result<Option<OwnedFd>> {
+    let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog {
+        len: length,
+        // The kernel reads it only. Both types are the kernel's own `struct sock_filter`.
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    let flags = if listen {
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
+    } else {
+        0
+    };
+    // SAFETY: the program lives through the call, its length is the slice's; the kernel copies and checks it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::c_ulong::from(libc::SECCOMP_SET_MODE_FILTER),
+            flags,
+            &raw const program,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if !listen {
+        return Ok(None);
+    }
+    let descriptor = libc::c_int::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// A system call that the filter stopped; its caller waits for `refuse`.
+#[derive(Debug)]
+pub(super) struct Refused {
+    id: u64,
+    thread: u32,
+    call: i64,
+    argument: u32,
+}
+
+impl Refused {
+    /// The thread that made it.
+    pub(super) const fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    /// Its number; calls of the x32 ABI under the number of their 64-bit twins.
+    pub(super) const fn call(&self) -> i64 {
+        self.call & !0x4000_0000
+    }
+
+    /// Its first argument, as far as an `int` holds it.
+    pub(super) const fn argument(&self) -> u32 {
+        self.argument
+    }
+}
+
+/// The next call that was stopped. Waits for one.
+pub(super) fn next_refused(listener: BorrowedFd<'_>) -> io::Result<Refused> {
+    // SAFETY: all zeros is a valid `seccomp_notif`, and what the kernel wants it to be.
+    let mut told: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open for the call; the structure has the size that the request names.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV, &raw mut told) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [first, ..] = told.data.args;
+    Ok(Refused {
+        id: told.id,
+        thread: told.pid,
+        call: i64::from(told.data.nr),
+        argument: u32::try_from(first & u64::from(u32::MAX)).unwrap_or_default(),
+    })
+}
+
+/// Lets the stopped call fail with `errno`.
+pub(super) fn refuse(listener: BorrowedFd<'_>, refused: &Refused, errno: i32) -> io::Result<()> {
+    let mut answer = libc::seccomp_notif_resp {
+        id: refused.id,
+        val: 0,
+        error: -errno,
+        flags: 0,
+    };
+    // SAFETY: the descriptor is open for the call; the structure has the size that the request names.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND, &raw mut answer) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Whether somebody keeps the clock right, as far as the kernel was told (adjtimex(2)).

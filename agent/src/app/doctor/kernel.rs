@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::guard::{GuardError, bpffs, probe};
+use crate::guard::{GuardError, bpffs, has_domains, probe};
 
 use super::Check;
 
@@ -79,6 +79,9 @@ fn lsm() -> Check {
 }
 
 fn ptrace() -> Check {
+    if has_domains() {
+        return Check::available("kernel", "Landlock", "a run gets a domain of its own");
+    }
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
     match scope.as_deref().map(str::trim) {
         Some(scope @ ("1" | "2" | "3")) => {
@@ -86,11 +89,11 @@ fn ptrace() -> Check {
         }
         found => Check::limited(
             "kernel",
-            "ptrace",
-            format!("ptrace_scope {}", found.unwrap_or("absent")),
+            "Landlock",
+            format!("no domains, ptrace_scope {}", found.unwrap_or("absent")),
         )
-        .open("a process can take over free processes of the same user")
-        .next("give the command a user of its own, or set kernel.yama.ptrace_scope=1"),
+        .open("a process can write into the memory of free processes of the same user, and reach abstract Unix sockets")
+        .next("boot Linux 6.12 or newer, give the command a user of its own, or set kernel.yama.ptrace_scope=1"),
     }
 }
 
