@@ -177,16 +177,13 @@ fn what_needs_consent_is_done_once_somebody_consents() {
     assert_eq!(w.target.log().expect("log").len(), 1);
 }
 
-#[test]
-fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
-    if !can_govern("grpc_passes") || !can_serve_http("grpc_passes") {
-        return;
-    }
+/// A server and a client of `tests/adapters` with the agent between them: what the client prints, and the records.
+fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>) {
     let dir = tempfile::tempdir().expect("temp dir");
     certificates(dir.path()).expect("certificates");
-    let adapter = |name: &str| repository().join("tests/adapters").join(name);
+    let adapter = |part: &str| repository().join(format!("tests/adapters/{name}_{part}.py"));
     let mut server = Command::new(python())
-        .arg(adapter("grpc_server.py"))
+        .arg(adapter("server"))
         .args([dir.path().join("server.crt"), dir.path().join("server.key")])
         .stdout(Stdio::piped())
         .spawn()
@@ -203,10 +200,6 @@ fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
     );
     let policies = dir.path().join("policies");
     std::fs::create_dir(&policies).expect("made");
-    let rules = r#"
-        @id("calls") @reason("Calls.") permit (principal, action in Action::"http", resource);
-        @id("no-secrets") @reason("Not that one.") forbid (principal, action in Action::"http", resource)
-        when { context.http.path == "/t.T/Secret" };"#;
     std::fs::write(policies.join("calls.cedar"), rules).expect("written");
     let agent = Agent::configured(dir.path(), &issuer, &config)
         .expect("agent")
@@ -215,20 +208,60 @@ fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
     let alice = agent
         .token("alice", &issuer.token("alice", &[], 600))
         .expect("token");
-    let client = [python(), adapter("grpc_client.py"), port.into()].map(|p| p.display().to_string());
+    let client = [python(), adapter("client"), port.into()].map(|p| p.display().to_string());
     let client: Vec<&str> = client.iter().map(String::as_str).collect();
     let seen = agent.run(Some(&alice), &client).expect("run");
     server.kill().expect("ended");
     server.wait().expect("ended");
-    let lines: Vec<&str> = seen.out.lines().collect();
-    assert_eq!(lines.len(), 4, "{}{}", seen.out, seen.err);
+    assert_eq!(seen.status, 0, "{}{}", seen.out, seen.err);
+    let lines = seen.out.lines().map(str::to_owned).collect();
+    (lines, agent.records().expect("records"))
+}
+
+#[test]
+fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
+    if !can_govern("grpc_passes") || !can_serve_http("grpc_passes") {
+        return;
+    }
+    let rules = r#"
+        @id("calls") @reason("Calls.") permit (principal, action in Action::"http", resource);
+        @id("no-secrets") @reason("Not that one.") forbid (principal, action in Action::"http", resource)
+        when { context.http.path == "/t.T/Secret" };"#;
+    let (lines, _) = adapters("grpc", rules);
+    assert_eq!(lines.len(), 4, "{lines:?}");
     assert_eq!(lines[0], "Echo got hello t a***@e***.com");
     assert_eq!(lines[1], "Count 0 1 2 t");
     assert_eq!(lines[2], "Fail NOT_FOUND no such thing");
-    assert!(
-        lines[3]
-            .starts_with("Secret PERMISSION_DENIED Interdict denied this: Not that one. [policy no-secrets]"),
-        "{}",
-        lines[3]
+    let refused = "Secret PERMISSION_DENIED Interdict denied this: Not that one. [policy no-secrets]";
+    assert!(lines[3].starts_with(refused), "{}", lines[3]);
+}
+
+#[test]
+fn messages_of_a_websocket_are_masked() {
+    if !can_govern("messages_of_a") || !can_serve_http("messages_of_a") {
+        return;
+    }
+    let rules = r#"
+        @id("talk") @reason("Talk.") permit (principal, action in Action::"http", resource);
+        @id("no-secrets") @reason("Not that one.") forbid (principal, action == Action::"http.websocket", resource)
+        when { context.http.path == "/secret" };"#;
+    let (lines, records) = adapters("websocket", rules);
+    let expected = [
+        "hello a***@e***.com",
+        "one a***@e***.com in parts",
+        "b'\\x00\\x01 binary \\xff'",
+        "200009",
+        "1000 bye a***@e***.com",
+        "403 True",
+    ];
+    assert_eq!(lines, expected);
+    let outcome = records
+        .iter()
+        .find(|r| r["kind"] == "outcome")
+        .expect("an outcome");
+    assert_eq!(
+        (&outcome["detail"], &outcome["masked"]["pii.email"]),
+        (&"101".into(), &3.into()),
+        "{outcome}"
     );
 }

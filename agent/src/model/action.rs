@@ -76,13 +76,15 @@ pub enum Action {
     HttpDelete,
     /// Any other method: those of WebDAV and of a target's own making.
     HttpOther,
+    /// Open a WebSocket; what the process says in it is not judged.
+    HttpWebSocket,
     /// See data of a class unmasked.
     Reveal,
 }
 
 impl Action {
     /// Every action, in declaration order.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Connect,
         Self::SqlLogin,
         Self::SqlSelect,
@@ -118,6 +120,7 @@ impl Action {
         Self::HttpWrite,
         Self::HttpDelete,
         Self::HttpOther,
+        Self::HttpWebSocket,
         Self::Reveal,
     ];
 
@@ -160,6 +163,7 @@ impl Action {
             Self::HttpWrite => "http.write",
             Self::HttpDelete => "http.delete",
             Self::HttpOther => "http.other",
+            Self::HttpWebSocket => "http.websocket",
             Self::Reveal => "reveal",
         }
     }
@@ -186,7 +190,9 @@ impl Action {
             | Self::McpTask
             | Self::McpAnswer
             | Self::McpOther => &["mcp"],
-            Self::HttpRead | Self::HttpWrite | Self::HttpDelete | Self::HttpOther => &["http"],
+            Self::HttpRead | Self::HttpWrite | Self::HttpDelete | Self::HttpOther | Self::HttpWebSocket => {
+                &["http"]
+            }
         }
     }
 
@@ -244,7 +250,8 @@ impl Action {
             | Self::McpOther
             | Self::HttpWrite
             | Self::HttpDelete
-            | Self::HttpOther => true,
+            | Self::HttpOther
+            | Self::HttpWebSocket => true,
         }
     }
 }

@@ -24,6 +24,7 @@ pub(super) struct Call {
     method: Method,
     authority: String,
     target: PathAndQuery,
+    websocket: bool,
     headers: HeaderMap,
     body: Bytes,
     credential: Option<Injected>,
@@ -46,12 +47,14 @@ impl Call {
             target,
             path: _,
             query: _,
+            websocket,
             headers,
         } = head;
         Self {
             method,
             authority: authority.as_str().to_owned(),
             target,
+            websocket,
             headers,
             body,
             credential,
@@ -95,6 +98,7 @@ impl Message for Call {
             method,
             authority,
             mut target,
+            websocket,
             mut headers,
             body,
             credential,
@@ -105,6 +109,10 @@ impl Message for Call {
         }
         if let Ok(host) = HeaderValue::try_from(authority) {
             headers.insert(header::HOST, host);
+        }
+        if websocket {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         // Methods that usually have a body say so when they have none (RFC 9110, 8.6).
         if body.is_empty() && matches!(method, Method::POST | Method::PUT | Method::PATCH) {

@@ -1,18 +1,19 @@
 //! One request and its answer: screened, judged, recorded, forwarded, masked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Limits, Operation, OperationId, Outcome, OutcomeStatus, Refusal, RefusalKind};
 use crate::session::{Answer, Part, Permit, Session};
 
-use super::answer::{Owed, Withheld, answer};
+use super::answer::{Owed, Withheld, answer, handshake, withhold};
 use super::call::Call;
 use super::dialect::{Asked, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
@@ -21,6 +22,7 @@ use super::refusal::{self, Tongue};
 use super::screen::{Head, Place, Wrong, host, screen};
 use super::serve::Legs;
 use super::target::{TargetError, TargetSide};
+use super::websocket::{Switch, accepted};
 
 /// Largest body of a request, in bytes: it is judged, and consented to, as a whole.
 pub(super) const MAX_BODY: usize = 16 * 1024 * 1024;
@@ -39,6 +41,8 @@ pub(super) struct Exchange {
     pub(super) target: TargetSide,
     /// What was seen in the bytes of an HTTP/1 connection.
     pub(super) noted: Arc<Noted>,
+    /// A WebSocket that both sides agreed to: the last exchange of the connection.
+    pub(super) switch: Mutex<Option<Switch>>,
 }
 
 /// A refusal, and a status where the usual one does not fit.
@@ -69,7 +73,8 @@ impl Exchange {
         }
     }
 
-    async fn carry(&self, request: Request<Incoming>, tongue: &mut Tongue) -> Result<Answer, No> {
+    async fn carry(&self, mut request: Request<Incoming>, tongue: &mut Tongue) -> Result<Answer, No> {
+        let process = hyper::upgrade::on(&mut request);
         let (parts, mut body) = request.into_parts();
         let two = parts.version == Version::HTTP_2;
         if parts.method.as_str() == STAND_IN_METHOD
@@ -86,6 +91,12 @@ impl Exchange {
             }
         };
         let is_head = head.method == Method::HEAD;
+        let websocket = head.websocket;
+        if websocket && matches!(tongue, Tongue::Dialect(_)) {
+            let what =
+                "A WebSocket is not carried for this target: what its protocol means in it is not known.";
+            return Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await);
+        }
         let (body, _room) = match self.collect(&mut body).await {
             Ok(collected) => collected,
             Err(no) => {
@@ -133,16 +144,15 @@ impl Exchange {
                 .unwrap_or(Err(TargetError::OutOfTime)),
         };
         match answered {
+            Ok(response) if websocket && response.status() == StatusCode::SWITCHING_PROTOCOLS => self
+                .switch(response, owed, process)
+                .map_err(|withheld| withheld_from(id, withheld)),
             Ok(response) => {
                 // Refusals from here on are the relay's own.
                 if let Tongue::Dialect(dialect) = std::mem::replace(tongue, Tongue::Plain) {
                     owed.dialect = Some(dialect);
                 }
-                answer(response, owed).map_err(|Withheld { reason, next_step }| {
-                    let mut refusal = Refusal::new(RefusalKind::Unreachable, reason, next_step);
-                    refusal.operation = Some(id);
-                    No(refusal, None)
-                })
+                answer(response, owed).map_err(|withheld| withheld_from(id, withheld))
             }
             Err(error) => {
                 let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the target did not answer");
@@ -151,6 +161,30 @@ impl Exchange {
                 Err(self.unreachable(&error, id))
             }
         }
+    }
+
+    /// Agrees to a WebSocket where the target did; the connection is it from then on.
+    fn switch(
+        &self,
+        mut response: Response<Incoming>,
+        owed: Owed,
+        process: OnUpgrade,
+    ) -> Result<Answer, Withheld> {
+        if let Err(what) = accepted(response.status(), response.headers()) {
+            return Err(withhold(owed, what));
+        }
+        let target = hyper::upgrade::on(&mut response);
+        let (parts, _nothing) = response.into_parts();
+        let Owed { in_flight, .. } = owed;
+        let shown = handshake(parts.status, parts.headers, &in_flight.plan);
+        let agreed = Switch {
+            process,
+            target,
+            in_flight,
+        };
+        *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
+        self.noted.switch();
+        Ok(shown)
     }
 
     /// What a dialect reads in a request.
@@ -311,6 +345,13 @@ impl Exchange {
         refusal.operation = Some(id);
         No(refusal, None)
     }
+}
+
+fn withheld_from(id: OperationId, withheld: Withheld) -> No {
+    let Withheld { reason, next_step } = withheld;
+    let mut refusal = Refusal::new(RefusalKind::Unreachable, reason, next_step);
+    refusal.operation = Some(id);
+    No(refusal, None)
 }
 
 /// Reads what is left of a body that is refused: in HTTP/2 clients take an answer before its end for an error. HTTP/1

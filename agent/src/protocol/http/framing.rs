@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -25,12 +26,18 @@ pub(super) const STAND_IN_METHOD: &str = "INTERDICT-REFUSED";
 #[derive(Debug, Default)]
 pub(super) struct Noted {
     why: OnceLock<&'static str>,
+    switched: AtomicBool,
 }
 
 impl Noted {
     /// Why the bytes are refused, once they are.
     pub(super) fn why(&self) -> Option<&'static str> {
         self.why.get().copied()
+    }
+
+    /// From here on the bytes are no HTTP any more (RFC 9110, 7.8).
+    pub(super) fn switch(&self) {
+        self.switched.store(true, Ordering::Release);
     }
 }
 
@@ -266,6 +273,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             if !this.ready.is_empty() {
                 this.hand_out(buf);
                 return Poll::Ready(Ok(()));
+            }
+            if this.noted.switched.load(Ordering::Acquire) {
+                return Pin::new(&mut this.inner).poll_read(cx, buf);
             }
             if this.watch.state == State::Dead {
                 // The end would be taken for the process going away; the answer to the stand-in closes the connection.

@@ -2,7 +2,7 @@
 //!
 //! `serve` opens a connection (`greet`: TLS with the process; `target`: the connection to the target), `exchange`
 //! carries one request: `framing` and `screen` refuse what could be read in two ways, `call` says what it means (with a
-//! `dialect`, where the target speaks one), and what comes back is masked by `answer`.
+//! `dialect`, where the target speaks one), and what comes back is masked by `answer`, or by `websocket`.
 
 mod answer;
 mod call;
@@ -18,5 +18,6 @@ mod screen;
 mod serve;
 mod shown;
 mod target;
+mod websocket;
 
 pub use serve::{Legs, serve};

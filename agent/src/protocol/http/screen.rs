@@ -50,6 +50,8 @@ pub(super) struct Head {
     /// The path as policies read it.
     pub(super) path: String,
     pub(super) query: BTreeSet<String>,
+    /// Whether it asks for a WebSocket.
+    pub(super) websocket: bool,
     /// Fields that go on, without `Host`.
     pub(super) headers: HeaderMap,
 }
@@ -101,9 +103,12 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
 
 /// Screens a head.
 pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
-    let actions = actions(parts)?;
+    let mut actions = actions(parts)?;
     let authority = authority(parts, place)?;
-    upgrade(parts)?;
+    let websocket = upgrade(parts)?;
+    if websocket {
+        actions.insert(Action::HttpWebSocket);
+    }
     expectation(&parts.headers)?;
     let target = parts
         .uri
@@ -121,6 +126,8 @@ pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
     }
     // Parts of an answer cannot be masked as the whole would be.
     headers.remove(header::RANGE);
+    // Payloads that are coded could not be looked into.
+    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     headers.remove(header::IF_RANGE);
     if headers.contains_key(header::ACCEPT_ENCODING) {
         // What the agent can look into.
@@ -136,6 +143,7 @@ pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
         query: query_names(target.query().unwrap_or_default()),
         target,
         path,
+        websocket,
         headers,
     })
 }
@@ -240,27 +248,52 @@ pub(super) const fn scheme_of(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }
 
-fn upgrade(parts: &Parts) -> Result<(), Wrong> {
+/// Whether the request asks for a WebSocket (RFC 6455, 4.2.1); no other change of protocol is carried.
+fn upgrade(parts: &Parts) -> Result<bool, Wrong> {
+    let mut websocket = false;
     for value in parts.headers.get_all(header::UPGRADE) {
         let wish = value.to_str().unwrap_or_default();
         // A server is free to ignore this one (RFC 9113, 3.1), and so the agent does.
-        if !wish
+        if wish
             .split(',')
             .all(|token| token.trim().eq_ignore_ascii_case("h2c"))
         {
+            continue;
+        }
+        if websocket || !wish.trim().eq_ignore_ascii_case("websocket") {
             let what = format!(
                 "Changing the protocol to {wish:?} is not carried: Interdict could not look into what follows."
             );
             return Err(wrong(StatusCode::FORBIDDEN, what));
         }
+        websocket = true;
     }
     // RFC 8441: the same wish in HTTP/2.
     if parts.extensions.get::<hyper::ext::Protocol>().is_some() {
-        let what =
-            "Changing the protocol of a stream is not carried: Interdict could not look into what follows.";
+        let what = "Changing the protocol of a stream is not carried: use HTTP/1.1 for a WebSocket.";
         return Err(wrong(StatusCode::FORBIDDEN, what));
     }
-    Ok(())
+    if websocket {
+        let has = |name: HeaderName, wanted: &str| {
+            let values = parts.headers.get_all(name);
+            let mut tokens = values
+                .iter()
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|value| value.split(','));
+            tokens.any(|token| token.trim().eq_ignore_ascii_case(wanted))
+        };
+        let whole = parts.method == Method::GET
+            && parts.version == Version::HTTP_11
+            && has(header::CONNECTION, "upgrade")
+            && has(header::SEC_WEBSOCKET_VERSION, "13")
+            && parts.headers.contains_key(header::SEC_WEBSOCKET_KEY);
+        let bare = !parts.headers.contains_key(header::CONTENT_LENGTH)
+            && !parts.headers.contains_key(header::TRANSFER_ENCODING);
+        if !whole || !bare {
+            return Err(bad("The handshake of a WebSocket is not as RFC 6455 has it."));
+        }
+    }
+    Ok(websocket)
 }
 
 fn expectation(headers: &HeaderMap) -> Result<(), Wrong> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderMap;
@@ -26,6 +26,7 @@ use super::greet::{GreetError, Greeting, Hello, greet};
 use super::refusal::{self, Tongue};
 use super::screen::Place;
 use super::target::{Beside, TargetSide};
+use super::websocket;
 
 /// How long a process may take for a head, and leave a connection idle.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -169,6 +170,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
                 place,
                 target,
                 noted: Arc::default(),
+                switch: Mutex::default(),
             };
             Box::pin(carry(exchange, Stream::Plain(stream), false)).await
         }
@@ -224,6 +226,7 @@ async fn tls(session: Session, legs: Arc<Legs>, place: Place, hello: Hello) -> (
                 place,
                 target,
                 noted: Arc::default(),
+                switch: Mutex::default(),
             };
             carry(exchange, stream, chosen == Some(b"h2")).await
         }
@@ -272,8 +275,21 @@ async fn carry(exchange: Exchange, stream: Stream, two: bool) -> (Option<Session
             .max_header_size(MAX_HEAD)
             .max_headers(MAX_FIELDS)
             .max_buf_size(4 * MAX_HEAD);
-        builder.serve_connection(TokioIo::new(stream), service).await
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await
     };
+    let switch = exchange
+        .switch
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(switch) = switch
+        && ended.is_ok()
+    {
+        websocket::relay(&exchange.session, switch).await;
+    }
     let outcome = match ended {
         Ok(()) => Outcome::bare(OutcomeStatus::Completed, "closed"),
         Err(error) if error.is_parse() => {

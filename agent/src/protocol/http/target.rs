@@ -179,7 +179,7 @@ async fn first(stream: Stream) -> Result<Dialled, TargetError> {
         .handshake(TokioIo::new(stream))
         .await?;
     let driver = spawn("http target", async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(error = chain(&error), "the connection to a target ended");
         }
     });

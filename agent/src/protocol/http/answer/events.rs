@@ -13,7 +13,7 @@ const MAX_EVENT: usize = 4 * 1024 * 1024;
 
 /// Cuts a stream into events.
 #[derive(Debug, Default)]
-pub(super) struct Cutter {
+pub(in super::super) struct Cutter {
     buffer: BytesMut,
     /// Bytes that were looked at.
     seen: usize,

@@ -15,7 +15,7 @@ const MAX_WHOLE: usize = 16 * 1024 * 1024;
 
 /// Masks one body. Nothing of it is out that was not looked at, but for formats that no detector reads.
 #[derive(Debug)]
-pub(super) enum Masker {
+pub(in super::super) enum Masker {
     Text(Box<(Unescape, StreamMask)>),
     Events(Cutter, Option<Box<dyn Dialect>>),
     Whole(BytesMut, Box<dyn Dialect>),
@@ -27,10 +27,14 @@ pub(super) enum Masker {
 }
 
 /// Why a body cannot go on.
-pub(super) type Stop = &'static str;
+pub(in super::super) type Stop = &'static str;
 
 impl Masker {
-    pub(super) fn new(shape: Shape, dialect: Option<(Cut, Box<dyn Dialect>)>, plan: &MaskPlan) -> Self {
+    pub(in super::super) fn new(
+        shape: Shape,
+        dialect: Option<(Cut, Box<dyn Dialect>)>,
+        plan: &MaskPlan,
+    ) -> Self {
         match (dialect, shape) {
             (Some((Cut::Whole, dialect)), _) => Self::Whole(BytesMut::new(), dialect),
             (Some((Cut::Events, dialect)), _) => Self::Events(Cutter::default(), Some(dialect)),
@@ -143,7 +147,10 @@ fn one(
 
 /// The next piece of a body, or its end (`None`).
 #[derive(Debug)]
-pub(super) struct Next<'a>(pub(super) &'a mut Masker, pub(super) Option<&'a [u8]>);
+pub(in super::super) struct Next<'a>(
+    pub(in super::super) &'a mut Masker,
+    pub(in super::super) Option<&'a [u8]>,
+);
 
 impl Maskable for Next<'_> {
     type Output = Result<Bytes, Stop>;

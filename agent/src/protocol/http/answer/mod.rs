@@ -24,7 +24,8 @@ use super::dialect::Dialect;
 use super::escapes::{Format, masked_text};
 use super::screen::strip_connection;
 use coding::{Decoder, STEP};
-use masker::{Masker, Next};
+pub(super) use masker::{Masker, Next};
+pub(super) use shape::Shape;
 use shape::shape;
 
 /// Why an answer is not shown.
@@ -80,6 +81,9 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
     let (status, mut headers) = (parts.status, parts.headers);
     let plan = owed.in_flight.plan.clone();
     let mut counts = MaskCounts::default();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(withhold(owed, "a change of protocol that nobody asked for"));
+    }
     let empty = owed.is_head
         || body.is_end_stream()
         || status.is_informational()
@@ -91,7 +95,7 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
     let (decoder, shape) = match (Decoder::new(&headers), shape(&headers)) {
         (Some(decoder), Ok(shape)) => (decoder, shape),
         // Without a body there is nothing to look into.
-        _ if empty => (Decoder::none(), shape::Shape::Unknown),
+        _ if empty => (Decoder::none(), Shape::Unknown),
         (None, _) => return Err(withhold(owed, "a content coding that Interdict does not know")),
         (_, Err(charset)) => return Err(withhold(owed, &format!("the charset {charset:?}"))),
     };
@@ -132,7 +136,18 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
     Ok(Answer::head(head))
 }
 
-fn withhold(owed: Owed, what: &str) -> Withheld {
+/// Shows the head of an agreed handshake; the outcome stays owed.
+pub(super) fn handshake(status: StatusCode, mut headers: HeaderMap, plan: &MaskPlan) -> Answer {
+    strip_connection(&mut headers);
+    for name in ABOUT_BYTES {
+        headers.remove(name);
+    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    Answer::head(plan.apply(Head(status, headers), &mut MaskCounts::default()))
+}
+
+pub(super) fn withhold(owed: Owed, what: &str) -> Withheld {
     let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
     outcome.bytes_up = owed.sent;
     owed.finish(outcome);

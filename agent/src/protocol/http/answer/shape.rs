@@ -7,7 +7,7 @@ use super::super::escapes::Format;
 
 /// What a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(in super::super) enum Shape {
     /// Text with escapes of this format.
     Text(Format),
     /// Server-sent events.
