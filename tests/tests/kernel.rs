@@ -13,6 +13,8 @@ mod denied;
 mod egress;
 #[path = "kernel/lifetime.rs"]
 mod lifetime;
+#[path = "kernel/load.rs"]
+mod load;
 #[path = "kernel/redirected.rs"]
 mod redirected;
 #[path = "kernel/rules.rs"]
@@ -64,6 +66,8 @@ const TESTS: &[Test] = &[
         rules::networks_are_decided_in_the_kernel,
     ),
     ("rules::direct_packets_leave", rules::direct_packets_leave),
+    ("load::ten_thousand_at_once", load::ten_thousand_at_once),
+    ("load::two_thousand_a_second", load::two_thousand_a_second),
     ("lifetime::labels_are_inherited", lifetime::labels_are_inherited),
     (
         "lifetime::a_label_outlives_the_main_thread",
