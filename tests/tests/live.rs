@@ -1,4 +1,4 @@
-//! What changes while sessions are open: policies, and statements that take too long.
+//! What changes while sessions are open: policies, statements that take too long, the disk of the log.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -19,7 +19,7 @@ struct World {
     alice: PathBuf,
     dora: PathBuf,
     policies: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn world(test: &str, more: &str) -> Option<World> {
@@ -49,7 +49,7 @@ fn world(test: &str, more: &str) -> Option<World> {
         _issuer: issuer,
         agent: agent.with_policies(&policies),
         policies,
-        _dir: dir,
+        dir,
     })
 }
 
@@ -319,4 +319,158 @@ with psycopg.connect("sslmode=verify-full", autocommit=True) as c:
         "{}",
         seen.err
     );
+}
+
+/// A small disk for the log.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(w: &World) -> Self {
+        let place = w.agent.state().join("audit");
+        std::fs::create_dir_all(&place).expect("made");
+        let mut mount = std::process::Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs"])
+            .arg(&place);
+        assert!(mount.status().expect("mount").success());
+        Self(place)
+    }
+
+    /// Fills it up to `left` bytes.
+    fn fill(&self, left: usize) {
+        let mut ballast = std::fs::File::create(self.0.join("ballast")).expect("made");
+        let block = vec![0x55; 64 * 1024];
+        // Until it is full; the rest is cut off again.
+        while ballast.write_all(&block).is_ok() {}
+        let length = ballast.metadata().expect("seen").len();
+        ballast.set_len(length.saturating_sub(left as u64)).expect("cut");
+    }
+
+    fn clear(&self) {
+        std::fs::remove_file(self.0.join("ballast")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+const SMALL: &str = "[audit]\nmin_free_bytes = 2000000\n";
+
+#[test]
+fn on_a_full_disk_nothing_is_forwarded_and_nothing_that_is_owed_is_lost() {
+    let Some(w) = world("on_a_full_disk", SMALL) else {
+        return;
+    };
+    let disk = SmallDisk::mount(&w);
+    let mut psql = Psql::start(&w, &w.alice);
+    let add = "INSERT INTO orders VALUES (5000 + (SELECT count(*) FROM orders), 1, 1)";
+    assert_eq!(psql.ask(add), "");
+
+    // Nearly full: refused, and the refusal is recorded in what is kept free.
+    disk.fill(1_000_000);
+    wait_for("a refusal", || psql.ask(add).contains("58030").then_some(()));
+    let told = psql.ask(add);
+    assert!(
+        told.contains("are kept free") && told.contains("Reference:"),
+        "{told}"
+    );
+    let not_recorded = |r: &Value| r["refusal"] == "not_recorded" && r["text"].is_null();
+    assert!(w.kinds("operation").iter().any(not_recorded));
+    disk.clear();
+    wait_for("room", || psql.ask("SELECT 1").eq("1").then_some(()));
+
+    // It fills up while a statement runs: its outcome is owed, and comes when there is room.
+    let mut asleep = Psql::start(&w, &w.alice);
+    writeln!(asleep.input, "SELECT pg_sleep(3);\n\\echo ---").expect("asked");
+    wait_for("the statement", || {
+        let asked = w.kinds("operation");
+        asked
+            .iter()
+            .any(|r| r["text"] == "SELECT pg_sleep(3);")
+            .then_some(())
+    });
+    disk.fill(0);
+    let mut answer = String::new();
+    while answer != "---\n" {
+        answer.clear();
+        asleep.output.read_line(&mut answer).expect("answered");
+    }
+    // The last page of the log may have room for one more record.
+    wait_for("a refusal", || psql.ask(add).contains("58030").then_some(()));
+    disk.clear();
+    wait_for("room", || psql.ask(add).is_empty().then_some(()));
+    psql.end();
+    asleep.end();
+
+    let done = w
+        .database
+        .direct("shop", "SELECT count(*) FROM orders WHERE id >= 5000");
+    let inserts = w.kinds("operation");
+    let allowed = |r: &&Value| r["verdict"] == "allowed" && r["actions"].to_string().contains("sql.insert");
+    let recorded = inserts.iter().filter(allowed).count();
+    assert_eq!(
+        done.expect("direct"),
+        recorded.to_string(),
+        "nothing was forwarded unrecorded"
+    );
+    let outcomes = w.kinds("outcome");
+    for operation in w.kinds("operation").iter().filter(|r| r["verdict"] == "allowed") {
+        let ends = outcomes
+            .iter()
+            .filter(|o| o["operation"] == operation["operation"]);
+        let ends: Vec<&Value> = ends.collect();
+        assert_eq!(ends.len(), 1, "{operation}");
+        assert_eq!(ends[0]["status"], "completed", "{operation}");
+    }
+    w.agent.verify().expect("verified");
+}
+
+#[test]
+fn a_target_may_go_on_with_metadata_while_anything_is_free() {
+    let Some(w) = world("a_target_may_go_on", SMALL) else {
+        return;
+    };
+    let config = w.dir.path().join("agent/interdict.toml");
+    let text = std::fs::read_to_string(&config).expect("read");
+    let text = text.replace(
+        "environment = \"prod\"",
+        "environment = \"prod\"\nwhen_full = \"metadata\"",
+    );
+    std::fs::write(&config, text).expect("written");
+    let disk = SmallDisk::mount(&w);
+    let mut psql = Psql::start(&w, &w.alice);
+    assert_eq!(psql.ask("SELECT 1"), "1");
+    disk.fill(1_000_000);
+    let degraded =
+        |r: &Value| r["verdict"] == "allowed" && r["detail"] == "metadata only: the disk is nearly full";
+    wait_for("a record of metadata only", || {
+        assert_eq!(psql.ask("SELECT 2"), "2");
+        let found = w.kinds("operation").into_iter().find(degraded)?;
+        assert!(
+            found["text"].is_null() && found["actions"][0] == "sql.select",
+            "{found}"
+        );
+        Some(())
+    });
+    disk.fill(0);
+    wait_for("a refusal", || {
+        psql.ask("SELECT 3").contains("58030").then_some(())
+    });
+    disk.clear();
+    wait_for("a whole record", || {
+        psql.ask("SELECT 4");
+        let found = w
+            .kinds("operation")
+            .into_iter()
+            .find(|r| r["text"] == "SELECT 4;")?;
+        (found["verdict"] == "allowed").then_some(())
+    });
+    psql.end();
+    w.agent.verify().expect("verified");
 }

@@ -84,6 +84,8 @@ pub struct OperationEvent {
     pub bundle: Option<Digest>,
     /// How much is kept.
     pub recording: RecordingLevel,
+    /// Whether that is less than was wanted, because the disk is nearly full.
+    pub degraded: bool,
 }
 
 /// A step of an approval.

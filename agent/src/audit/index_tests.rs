@@ -95,6 +95,7 @@ fn judged(scene: &Arc<Scene>, kind: u8) -> Event {
             judged,
             bundle: None,
             recording: RecordingLevel::Operations,
+            degraded: false,
         },
     }
 }

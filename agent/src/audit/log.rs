@@ -10,6 +10,7 @@ use crate::model::BootId;
 use super::event::Event;
 use super::queue::{Place, Producer, queue};
 use super::record::{Origin, encode};
+use super::space::{NearlyFull, Space};
 use super::writer::Writer;
 
 /// The witness that a record is durable. Made only in this file.
@@ -57,6 +58,7 @@ enum Sink {
     Disk {
         queue: Arc<Producer>,
         origin: Arc<Origin>,
+        space: Arc<Space>,
     },
     Memory(Arc<Mutex<Vec<Event>>>),
 }
@@ -88,7 +90,8 @@ impl AuditLog {
             dir: config.dir.clone(),
             reason: error.to_string(),
         };
-        let writer = Writer::open(config, boot).map_err(failed)?;
+        let space = Arc::new(Space::new(config.min_free_bytes));
+        let writer = Writer::open(config, boot, Arc::clone(&space)).map_err(failed)?;
         let (producer, consumer) = queue();
         let spawned = std::thread::Builder::new()
             .name("audit-writer".into())
@@ -98,6 +101,7 @@ impl AuditLog {
             sink: Sink::Disk {
                 queue: producer,
                 origin: Arc::new(Origin::new(host, boot)?),
+                space,
             },
         })
     }
@@ -115,13 +119,24 @@ impl AuditLog {
                     sequence: events.len() as u64,
                 })
             }
-            Sink::Disk { queue, origin } => {
+            Sink::Disk { queue, origin, .. } => {
                 let json = encode(&event, origin)?;
                 let (answer, told) = oneshot::channel();
                 queue.reserve().await?.put(json, Some(answer));
                 let sequence = told.await.map_err(|_ended| AuditError::Closed)??;
                 Ok(Receipt { sequence })
             }
+        }
+    }
+
+    /// Whether there is room for the record of something new. What is owed is recorded as long as anything is free.
+    ///
+    /// # Errors
+    /// Where the disk is nearly full: nothing new may be forwarded, or only with metadata.
+    pub fn has_room(&self) -> Result<(), NearlyFull> {
+        match &self.sink {
+            Sink::Disk { space, .. } => space.check(),
+            Sink::Memory(_) => Ok(()),
         }
     }
 
@@ -132,7 +147,7 @@ impl AuditLog {
     pub async fn reserve(&self) -> Result<OutcomeSlot, AuditError> {
         match &self.sink {
             Sink::Memory(events) => Ok(OutcomeSlot(Slot::Memory(Arc::clone(events)))),
-            Sink::Disk { queue, origin } => Ok(OutcomeSlot(Slot::Disk {
+            Sink::Disk { queue, origin, .. } => Ok(OutcomeSlot(Slot::Disk {
                 place: queue.reserve().await?,
                 origin: Arc::clone(origin),
             })),

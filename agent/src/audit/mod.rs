@@ -1,6 +1,6 @@
 //! Records: durable before anything is forwarded, chained, sealed.
 //!
-//! `log` takes events, `record` gives them their stored form, `queue` is where they wait, `writer` makes them durable (one `fdatasync` for all that
+//! `log` takes events, `record` gives them their stored form, `queue` is where they wait, `space` looks at the disk, `writer` makes them durable (one `fdatasync` for all that
 //! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back,
 //! `ship` streams them to ClickHouse, `verify_sink` compares what is there. `columns` lists what a record has, `tables` makes ClickHouse's from it;
 //! `index` and `search` find sessions again.
@@ -22,6 +22,7 @@ mod search;
 mod segment;
 mod ship;
 mod sink;
+mod space;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use record::Record;
 pub use search::{SessionLine, Wanted};
 pub use ship::{drain, ship};
 pub use sink::{Lag, lag};
+pub use space::NearlyFull;
 pub use tables::clickhouse_tables;
 pub use verify::{Finding, Verification, verify};
 pub use verify_sink::{Auditor, SinkVerification, verify_sink};

@@ -447,7 +447,11 @@ impl Record {
             judged,
             bundle,
             recording,
+            degraded,
         } = event;
+        if *degraded {
+            self.detail = "metadata only: the disk is nearly full".into();
+        }
         self.operation = id.to_string();
         self.bundle = bundle.map(|b| b.to_string()).unwrap_or_default();
         if let Some(operation) = operation {

@@ -163,15 +163,18 @@ async fn a_crash_at_any_byte_loses_nothing_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses() {
+async fn on_a_disk_that_is_nearly_full_there_is_room_for_what_is_owed_only() {
     let dir = tempfile::tempdir().expect("temp dir");
     let full = AuditConfig {
         min_free_bytes: u64::MAX,
         ..config(dir.path())
     };
     let log = AuditLog::open(&full, "here", BootId::new()).expect("opened");
-    let error = log.record(event(1)).await.expect_err("refused");
-    assert!(error.to_string().contains("free"), "{error}");
+    let error = log.has_room().expect_err("none for what is new");
+    assert!(error.to_string().contains("are kept free"), "{error}");
+    let _receipt = log.record(event(1)).await.expect("what is owed has room");
+    let enough = AuditLog::open(&config(dir.path()), "here", BootId::new()).expect("opened");
+    assert_eq!(enough.has_room(), Ok(()));
 }
 
 fn encoded(lines: &[u8]) -> Vec<u8> {

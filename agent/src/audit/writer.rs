@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -11,8 +12,9 @@ use crate::config::AuditConfig;
 use crate::model::{BootId, Digest};
 
 use super::log::AuditError;
-use super::queue::{Answer, Batch, Consumer, Waiting};
+use super::queue::{Batch, Consumer, Waiting};
 use super::seal::{self, Seal, Signer, Statement, sync_directory};
+use super::space::Space;
 use super::{chain, segment};
 
 /// Bytes of records after which a group commit takes no more, before compression.
@@ -34,7 +36,10 @@ pub(super) struct Writer {
     previous: Digest,
     broken: bool,
     encoder: segment::Encoder,
+    space: Arc<Space>,
     space_seen: Option<Instant>,
+    // Records that nobody waits for and that the disk did not take: they go before the next.
+    owed: Vec<Waiting>,
 }
 
 /// The segment that is written to.
@@ -50,8 +55,9 @@ struct Open {
 
 impl Writer {
     /// Makes the boot's directory, and seals what dead agents left open.
-    pub(super) fn open(config: &AuditConfig, boot: BootId) -> io::Result<Self> {
+    pub(super) fn open(config: &AuditConfig, boot: BootId, space: Arc<Space>) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
+        space.look(&config.dir);
         let signer = Signer::load_or_create(&config.dir)?;
         recover(&config.dir, &signer)?;
         let previous = newest_seal(&config.dir)?;
@@ -74,6 +80,8 @@ impl Writer {
             broken: false,
             encoder: segment::Encoder::new()?,
             space_seen: None,
+            space,
+            owed: Vec::new(),
         })
     }
 
@@ -83,7 +91,8 @@ impl Writer {
         let mut lines = Vec::new();
         loop {
             let Batch { records, close, last } = queue.take();
-            for record in records {
+            let owed = std::mem::take(&mut self.owed);
+            for record in owed.into_iter().chain(records) {
                 if lines.len() >= MAX_COMMIT_BYTES {
                     self.commit_and_answer(&mut lines, &mut waiting);
                 }
@@ -100,17 +109,17 @@ impl Writer {
         }
     }
 
-    fn take(&self, record: Waiting, lines: &mut Vec<u8>, waiting: &mut Vec<Option<Answer>>) {
+    fn take(&self, record: Waiting, lines: &mut Vec<u8>, waiting: &mut Vec<Waiting>) {
         let number = self.next + waiting.len() as u64;
         lines.extend_from_slice(b"{\"seq\":");
         lines.extend_from_slice(number.to_string().as_bytes());
         lines.push(b',');
         lines.extend_from_slice(record.json.get(1..).unwrap_or_default());
         lines.push(b'\n');
-        waiting.push(record.answer);
+        waiting.push(record);
     }
 
-    fn commit_and_answer(&mut self, lines: &mut Vec<u8>, waiting: &mut Vec<Option<Answer>>) {
+    fn commit_and_answer(&mut self, lines: &mut Vec<u8>, waiting: &mut Vec<Waiting>) {
         if waiting.is_empty() {
             return;
         }
@@ -119,21 +128,26 @@ impl Writer {
         if let Err(error) = &result {
             tracing::error!(%error, "records could not be made durable: nothing is forwarded");
         }
-        for (number, answer) in (first..).zip(waiting.drain(..)) {
-            let Some(answer) = answer else { continue };
+        for (number, mut record) in (first..).zip(waiting.drain(..)) {
             let told = match &result {
                 Ok(()) => Ok(number),
                 Err(error) => Err(AuditError::Disk(error.to_string())),
             };
-            // Nobody waits any more: the record stays all the same.
-            let _gone = answer.send(told);
+            match record.answer.take() {
+                // Nobody waits any more: the record stays all the same.
+                Some(answer) => {
+                    let _gone = answer.send(told);
+                }
+                None if told.is_err() => self.owed.push(record),
+                None => {}
+            }
         }
         lines.clear();
     }
 
     /// One group commit. After a failure the file is cut back, so that no half of it is ever read.
     fn commit(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.check_space()?;
+        self.look_at_space();
         if self.broken {
             self.mend()?;
         }
@@ -155,28 +169,20 @@ impl Writer {
             open.leaves.push(chain::leaf(record));
             self.next += 1;
         }
-        if open.length >= self.config.segment_bytes || open.since.elapsed() >= self.config.segment_age {
-            self.seal("complete")?;
+        let complete =
+            open.length >= self.config.segment_bytes || open.since.elapsed() >= self.config.segment_age;
+        if complete && let Err(error) = self.seal("complete") {
+            // The records are durable; the seal is tried again with the next.
+            tracing::error!(%error, "a segment could not be sealed");
         }
         Ok(())
     }
 
-    fn check_space(&mut self) -> io::Result<()> {
-        if self.space_seen.is_some_and(|at| at.elapsed() < SPACE_BELIEVED) {
-            return Ok(());
+    fn look_at_space(&mut self) {
+        if self.space_seen.is_none_or(|at| at.elapsed() >= SPACE_BELIEVED) {
+            self.space.look(&self.config.dir);
+            self.space_seen = Some(Instant::now());
         }
-        let stat = rustix::fs::statvfs(&self.config.dir)?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < self.config.min_free_bytes {
-            let what = format!(
-                "only {free} bytes are free where the audit log lives ({} are kept free)",
-                self.config.min_free_bytes
-            );
-            self.space_seen = None;
-            return Err(io::Error::new(io::ErrorKind::StorageFull, what));
-        }
-        self.space_seen = Some(Instant::now());
-        Ok(())
     }
 
     fn mend(&mut self) -> io::Result<()> {
@@ -191,7 +197,11 @@ impl Writer {
     fn create(&self) -> io::Result<Open> {
         let path = self.dir.join(segment::file_name(self.next, "seg"));
         let file = fs::OpenOptions::new().append(true).create_new(true).open(&path)?;
-        sync_directory(&self.dir)?;
+        if let Err(error) = sync_directory(&self.dir) {
+            // Its name must be free for the next try.
+            fs::remove_file(&path)?;
+            return Err(error);
+        }
         Ok(Open {
             file,
             path,
@@ -204,7 +214,7 @@ impl Writer {
     }
 
     fn seal(&mut self, how: &str) -> io::Result<()> {
-        let Some(open) = self.file.take() else {
+        let Some(open) = &self.file else {
             return Ok(());
         };
         let statement = Statement {
@@ -219,8 +229,10 @@ impl Writer {
             how: how.to_owned(),
         };
         let seal = self.signer.seal(&statement)?;
+        seal::write(&open.path.with_extension("seal"), &seal)?;
         self.previous = seal.digest();
-        seal::write(&open.path.with_extension("seal"), &seal)
+        self.file = None;
+        Ok(())
     }
 
     fn finish(&mut self) {

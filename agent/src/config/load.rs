@@ -20,6 +20,7 @@ use super::raw::{
 use super::types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, MaskingConfig,
     Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
+    WhenFull,
 };
 use super::value;
 
@@ -282,6 +283,7 @@ impl Reader<'_> {
             ca_file,
             server_name,
             recording,
+            when_full,
             mode,
             credential,
             columns,
@@ -333,6 +335,10 @@ impl Reader<'_> {
                 .iter()
                 .filter_map(|(column, class)| self.column(column, class))
                 .collect(),
+            when_full: when_full
+                .as_ref()
+                .and_then(|t| self.take(t, when_full_of))
+                .unwrap_or_default(),
             recording: recording
                 .as_ref()
                 .and_then(|t| self.take(t, recording_of))
@@ -581,6 +587,16 @@ fn protocol_of(text: &str) -> Result<Protocol, String> {
         "opaque" => Ok(Protocol::Opaque),
         other => Err(format!(
             "{other:?} is no protocol that is known: write \"postgres\", \"http\", \"mcp\" or \"opaque\""
+        )),
+    }
+}
+
+fn when_full_of(text: &str) -> Result<WhenFull, String> {
+    match text {
+        "refuse" => Ok(WhenFull::Refuse),
+        "metadata" => Ok(WhenFull::Metadata),
+        other => Err(format!(
+            "{other:?} is unknown: write when_full = \"refuse\" or \"metadata\""
         )),
     }
 }

@@ -14,6 +14,6 @@ pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
     IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig,
-    TargetAddress, TargetConfig, UpstreamTls,
+    TargetAddress, TargetConfig, UpstreamTls, WhenFull,
 };
 pub use value::fetchable;

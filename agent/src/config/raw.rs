@@ -76,6 +76,7 @@ pub(super) struct RawTarget {
     pub ca_file: Option<PathBuf>,
     pub server_name: Option<Text>,
     pub recording: Option<Text>,
+    pub when_full: Option<Text>,
     pub mode: Option<Text>,
     pub credential: Option<Spanned<RawCredential>>,
     #[serde(default)]

@@ -116,6 +116,18 @@ pub struct TargetConfig {
     pub recording: RecordingLevel,
     /// Whether refusals refuse; `None` is the agent's mode.
     pub mode: Option<Mode>,
+    /// What happens when the disk of the log is nearly full.
+    pub when_full: WhenFull,
+}
+
+/// What happens to new operations when the disk of the log is nearly full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go on, recorded without statement and parameters, as long as anything is free; unless a policy wants more recorded.
+    Metadata,
 }
 
 /// A destination: the host of `--host` as the process writes it, and the port.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::config::{TargetConfig, UpstreamTls};
+use crate::config::{TargetConfig, UpstreamTls, WhenFull};
 use crate::model::{Environment, OriginalDst, Protocol, RecordingLevel, Target, TargetName};
 
 /// How often names are resolved again.
@@ -118,6 +118,7 @@ fn unknown(destination: OriginalDst) -> TargetConfig {
         columns: Vec::new(),
         recording: RecordingLevel::Operations,
         mode: None,
+        when_full: WhenFull::Refuse,
     }
 }
 

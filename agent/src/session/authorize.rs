@@ -8,7 +8,7 @@ use bytes::BytesMut;
 
 use crate::approval::{Answer, Ask, BrokerError, Consent};
 use crate::audit::{AuditError, Event, JudgedAs, OperationEvent, OutcomeGuard, Receipt};
-use crate::config::Mode;
+use crate::config::{Mode, WhenFull};
 use crate::mask::MaskPlan;
 use crate::model::{
     Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, RecordingLevel, Refusal,
@@ -305,7 +305,7 @@ impl Session {
             Some(Arc::clone(operation)),
             held,
             Some(need.bundle),
-            RecordingLevel::Operations,
+            (RecordingLevel::Operations, false),
         );
         if let Err(error) = self.rooms.audit.record(event).await {
             return Ok(Asked::Refused(not_recorded(&error)));
@@ -323,6 +323,24 @@ impl Session {
         })
     }
 
+    /// How much of a new operation is recorded, and whether that is less than configured, because the disk is nearly full.
+    fn room_for(&self, by_policy: RecordingLevel) -> Result<(RecordingLevel, bool), Refusal> {
+        let wanted = by_policy.max(self.target.recording);
+        let Err(full) = self.rooms.audit.has_room() else {
+            return Ok((wanted, false));
+        };
+        // What a policy wants recorded is an obligation: where it cannot be met, the answer is no.
+        let may = self.target.when_full == WhenFull::Metadata && by_policy == RecordingLevel::Metadata;
+        if may {
+            return Ok((RecordingLevel::Metadata, wanted > RecordingLevel::Metadata));
+        }
+        Err(Refusal::new(
+            RefusalKind::NotRecorded,
+            format!("There is no room for the record of it: {full}."),
+            "Tell whoever runs the agent: nothing is forwarded unrecorded.",
+        ))
+    }
+
     async fn permit<R: Judged>(
         &self,
         id: OperationId,
@@ -337,7 +355,13 @@ impl Session {
             recording,
             limits,
         } = allowed.obligations().clone();
-        let recording = recording.max(self.target.recording);
+        let kept = match self.room_for(recording) {
+            Ok(room) => room,
+            Err(refusal) => {
+                let bundle = Some(allowed.bundle());
+                return Err(self.refused(id, Some(operation), refusal, bundle).await);
+            }
+        };
         let judged = match allowed.observed() {
             Some(denial) => JudgedAs::Observed {
                 policies: denial.policies.clone(),
@@ -354,7 +378,7 @@ impl Session {
             .reserve()
             .await
             .map_err(|error| not_recorded(&error))?;
-        let event = self.operation_event(id, Some(operation), judged, Some(allowed.bundle()), recording);
+        let event = self.operation_event(id, Some(operation), judged, Some(allowed.bundle()), kept);
         let receipt = self
             .rooms
             .audit
@@ -379,7 +403,7 @@ impl Session {
         operation: Option<Arc<Operation>>,
         judged: JudgedAs,
         bundle: Option<Digest>,
-        recording: RecordingLevel,
+        (recording, degraded): (RecordingLevel, bool),
     ) -> Event {
         Event::Operation {
             scene: Arc::clone(&self.scene),
@@ -389,6 +413,7 @@ impl Session {
                 judged,
                 bundle,
                 recording,
+                degraded,
             },
         }
     }
@@ -421,7 +446,12 @@ impl Session {
             kind: refusal.kind.name(),
             ticket,
         };
-        let event = self.operation_event(id, operation, judged, bundle, self.target.recording);
+        // What is kept free is for many of these.
+        let kept = match self.rooms.audit.has_room() {
+            Ok(()) => (self.target.recording, false),
+            Err(_full) => (RecordingLevel::Metadata, true),
+        };
+        let event = self.operation_event(id, operation, judged, bundle, kept);
         if let Err(error) = self.rooms.audit.record(event).await {
             tracing::error!(%error, "a refusal could not be recorded");
         }

@@ -85,7 +85,7 @@ fn audit(config: &Config) -> Check {
     let found = format!("{} MiB free", free / (1024 * 1024));
     if free < least {
         Check::missing(area, name, found).next(format!(
-            "free some: below {} MiB (audit.min_free_bytes) every operation is refused",
+            "free some: below {} MiB (audit.min_free_bytes) nothing new is forwarded",
             least / (1024 * 1024)
         ))
     } else if free < least.saturating_mul(TIGHT) {
