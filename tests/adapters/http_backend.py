@@ -98,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == "/release":
             released.release()
             self.reply(204)
+        elif url.path == "/echo":
+            sent = {k.lower(): v for k, v in self.headers.items()}
+            self.reply(200, json.dumps(sent).encode(), Content_Type="application/json", X_Sent=str(sent))
         elif url.path == "/gone":
             self.reply(404, b'{"error":"no ada@example.com here"}', Content_Type="application/json")
         elif self.command == "DELETE":

@@ -410,3 +410,48 @@ fn values_of_a_body_decide() {
     }
     assert_eq!(relay.target.log().expect("log").len(), 2);
 }
+
+#[test]
+fn the_credential_does_not_come_back() {
+    for tls in [false, true] {
+        let Some(relay) = relay("the_credential_does", tls) else {
+            return;
+        };
+        let seen = relay.get("/echo", &["-i"]).expect("curl");
+        check(
+            &seen.to_lowercase(),
+            &[
+                "200",
+                "x-sent: [credential]",
+                r#""authorization": "bearer [credential]""#,
+            ],
+        );
+        assert!(!seen.contains(SECRET), "{seen}");
+        relay.get("/", &[]).expect("curl");
+        let records = relay.records().expect("records").join("\n");
+        assert!(records.contains("it sent the credential back"), "{records}");
+    }
+}
+
+#[test]
+fn a_method_that_another_one_hides_counts() {
+    let Some(relay) = relay("a_method_that", true) else {
+        return;
+    };
+    let hidden: [&[&str]; 5] = [
+        &["-H", "X-HTTP-Method-Override: DELETE", "-d", "x"],
+        &["-H", "x-method-override: delete", "-d", "x"],
+        &["-d", "_method=delete"],
+        &["-d", "{\"_method\": \"DELETE\"}"],
+        &["-d", "a=b&_method=patch&_method=delete"],
+    ];
+    for arguments in hidden {
+        let seen = relay.get("/orders/7", arguments).expect("curl");
+        check(&seen, &["prod-http-delete-needs-owner"]);
+    }
+    check(
+        &relay.get("/orders/7?_method=DELETE", &["-d", "x"]).expect("curl"),
+        &["prod-http-delete-needs-owner"],
+    );
+    assert!(relay.target.log().expect("log").is_empty());
+}

@@ -10,12 +10,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::mask::MaskPlan;
-use crate::model::{Digest, Document, Facts, Fingerprint, HttpFacts, Operation};
+use crate::model::{Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation};
 use crate::session::{Judged, Message};
 
 use super::inject::Injected;
 use super::path::{form_text, pairs};
-use super::screen::{Head, Place, host, scheme_of};
+use super::screen::{Head, Place, action, host, scheme_of};
 use super::shown;
 
 /// A request with everything that goes on, and what it means.
@@ -135,6 +135,9 @@ fn operation(
     plan: &MaskPlan,
 ) -> Operation {
     let content_type = essence(&head.headers);
+    let input = input(&head.headers, &content_type, body);
+    let mut actions = head.actions.clone();
+    actions.extend(input.iter().flat_map(overriding));
     let facts = HttpFacts {
         method: head.method.as_str().to_owned(),
         host: host(&head.authority),
@@ -145,7 +148,7 @@ fn operation(
         headers: head.headers.keys().map(|name| name.as_str().to_owned()).collect(),
         content_type: content_type.clone(),
         body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
-        input: input(&head.headers, &content_type, body),
+        input,
     };
     let mut text = format!(
         "{} {}://{}{}",
@@ -160,7 +163,7 @@ fn operation(
         text.push_str(&excerpt);
     }
     Operation {
-        actions: head.actions.clone(),
+        actions,
         facts: Facts::Http(facts),
         text,
         fingerprint: fingerprint(head, body, credential, place),
@@ -179,6 +182,13 @@ fn input(headers: &HeaderMap, content_type: &str, body: &Bytes) -> Option<Docume
         Err(_no_json) => return None,
     };
     crate::json::facts(&value).ok()
+}
+
+/// What a method in the body would do: some frameworks take it for the request's own.
+fn overriding(input: &Document) -> impl Iterator<Item = Action> {
+    let several = input.lists.get("_method/*").into_iter().flatten();
+    let named = input.texts.get("_method").into_iter().chain(several);
+    named.map(|name| action(&name.trim().to_ascii_uppercase()).unwrap_or(Action::HttpOther))
 }
 
 /// A form as an object; a name that occurs more than once has a list.

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::model::{Limits, Operation, OperationId, Outcome, OutcomeStatus, Refusal, RefusalKind};
 use crate::session::{Answer, Part, Permit, Session};
 
-use super::answer::{Owed, Withheld, answer, handshake, withhold};
+use super::answer::{Owed, Spellings, Withheld, answer, handshake, withhold};
 use super::call::Call;
 use super::dialect::{Asked, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
@@ -109,7 +109,7 @@ impl Exchange {
             Tongue::Plain | Tongue::Grpc => Vec::new(),
             Tongue::Dialect(dialect) => self.meanings(dialect.as_mut(), &head, &body).await?,
         };
-        let call = self.call(head, body).await?;
+        let (call, spellings) = self.call(head, body).await?;
         let permitted = self.judge(call, meanings).await?;
         let id = permitted.permit.id();
         if let Err(error) = self.target.ready().await {
@@ -135,6 +135,7 @@ impl Exchange {
             is_head,
             sent,
             dialect: None,
+            spellings,
             until,
         };
         let answered = match until {
@@ -175,12 +176,15 @@ impl Exchange {
         }
         let target = hyper::upgrade::on(&mut response);
         let (parts, _nothing) = response.into_parts();
-        let Owed { in_flight, .. } = owed;
-        let shown = handshake(parts.status, parts.headers, &in_flight.plan);
+        let Owed {
+            in_flight, spellings, ..
+        } = owed;
+        let shown = handshake(parts.status, parts.headers, &in_flight.plan, spellings.as_ref());
         let agreed = Switch {
             process,
             target,
             in_flight,
+            spellings,
         };
         *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
         self.noted.switch();
@@ -259,7 +263,7 @@ impl Exchange {
     }
 
     /// The request with the real credential, and what it means.
-    async fn call(&self, head: Head, body: Bytes) -> Result<Call, No> {
+    async fn call(&self, head: Head, body: Bytes) -> Result<(Call, Option<Spellings>), No> {
         let credential = match self.legs.credential().map(inject::read) {
             None => None,
             Some(Ok(credential)) => Some(credential),
@@ -268,8 +272,10 @@ impl Exchange {
                 return Err(No(self.session.refuse(None, refusal).await, None));
             }
         };
+        let (credential, spellings) = credential.map_or((None, None), |(one, all)| (Some(one), all));
         let plan = self.session.masks_nothing_revealed();
-        Ok(Call::new(head, body, credential, &self.place, &plan))
+        let call = Call::new(head, body, credential, &self.place, &plan);
+        Ok((call, spellings))
     }
 
     /// The whole body, within bounds.

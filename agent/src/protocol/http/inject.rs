@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use crate::config::CredentialPlace;
 use crate::credential::{Credential, Secret};
 
+use super::answer::Spellings;
 use super::path::{encode, form_text, pairs};
 
 /// A credential ready to be put into a request.
@@ -21,20 +22,22 @@ impl std::fmt::Debug for Injected {
     }
 }
 
-/// Reads the credential: for every request, so that a rotated one is used at once.
+/// Reads the credential: for every request, so that a rotated one is used at once. Beside it, what it would look like
+/// if the target sent it back.
 ///
 /// # Errors
 /// A sentence without any part of the secret.
-pub(super) fn read(credential: &Credential) -> Result<Injected, String> {
+pub(super) fn read(credential: &Credential) -> Result<(Injected, Option<Spellings>), String> {
     let secret = credential.password().map_err(|error| format!("{error}."))?;
-    let header = |name: HeaderName, text: &[u8]| {
+    let header = |name: HeaderName, text: &[u8]| -> Result<Injected, String> {
         let mut value = HeaderValue::from_bytes(text).map_err(|_control| {
             "The real credential holds bytes that no HTTP header can carry.".to_owned()
         })?;
         value.set_sensitive(true);
         Ok(Injected::Header(name, value))
     };
-    match credential.place() {
+    let mut spellings = Spellings::new(secret.expose(), None);
+    let injected = match credential.place() {
         CredentialPlace::LogIn => Err("The credential has no place in HTTP: write `as` for it.".into()),
         CredentialPlace::Bearer => {
             let text = Zeroizing::new([b"Bearer ", secret.expose()].concat());
@@ -42,10 +45,9 @@ pub(super) fn read(credential: &Credential) -> Result<Injected, String> {
         }
         CredentialPlace::Basic => {
             let pair = Zeroizing::new([credential.user().as_bytes(), b":", secret.expose()].concat());
-            let text = Zeroizing::new(format!(
-                "Basic {}",
-                *Zeroizing::new(data_encoding::BASE64.encode(&pair))
-            ));
+            let encoded = Zeroizing::new(data_encoding::BASE64.encode(&pair));
+            spellings = Spellings::new(secret.expose(), Some(encoded.as_bytes()));
+            let text = Zeroizing::new(format!("Basic {}", *encoded));
             header(header::AUTHORIZATION, text.as_bytes())
         }
         CredentialPlace::Header(name) => {
@@ -54,7 +56,8 @@ pub(super) fn read(credential: &Credential) -> Result<Injected, String> {
             header(name, secret.expose())
         }
         CredentialPlace::Query(name) => Ok(Injected::Query(name.clone(), secret)),
-    }
+    }?;
+    Ok((injected, spellings))
 }
 
 impl Injected {
@@ -117,6 +120,7 @@ mod tests {
         }
         read(&Credential::new(config))
             .expect("read")
+            .0
             .into_head(&mut target, &mut headers);
         (target.as_str().to_owned(), headers)
     }

@@ -169,7 +169,8 @@ fn actions(parts: &Parts) -> Result<BTreeSet<Action>, Wrong> {
     Ok(actions)
 }
 
-fn action(method: &str) -> Result<Action, Wrong> {
+/// What a method does.
+pub(super) fn action(method: &str) -> Result<Action, Wrong> {
     match method {
         "GET" | "HEAD" | "OPTIONS" => Ok(Action::HttpRead),
         "POST" | "PUT" | "PATCH" => Ok(Action::HttpWrite),

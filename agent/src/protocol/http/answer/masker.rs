@@ -7,6 +7,7 @@ use crate::model::MaskCounts;
 
 use super::super::dialect::{Cut, Dialect};
 use super::super::escapes::Unescape;
+use super::echo::Redact;
 use super::events::{Cutter, mask};
 use super::shape::{Shape, Sniffed, sniff};
 
@@ -149,6 +150,7 @@ fn one(
 #[derive(Debug)]
 pub(in super::super) struct Next<'a>(
     pub(in super::super) &'a mut Masker,
+    pub(in super::super) Option<&'a mut Redact>,
     pub(in super::super) Option<&'a [u8]>,
 );
 
@@ -156,11 +158,19 @@ impl Maskable for Next<'_> {
     type Output = Result<Bytes, Stop>;
 
     fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> Self::Output {
-        let Self(masker, piece) = self;
+        let Self(masker, redact, piece) = self;
         let out = match piece {
             Some(piece) => masker.push(piece, plan, counts),
             None => masker.finish(plan, counts),
+        }?;
+        // Last, when escapes are undone.
+        let Some(redact) = redact else {
+            return Ok(out.freeze());
         };
-        out.map(BytesMut::freeze)
+        let mut shown = redact.push(&out);
+        if piece.is_none() {
+            shown.extend_from_slice(&redact.finish());
+        }
+        Ok(shown.freeze())
     }
 }

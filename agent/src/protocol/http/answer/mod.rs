@@ -1,6 +1,7 @@
 //! What comes back from the target: decoded, masked, counted, and the outcome recorded at its end.
 
 mod coding;
+mod echo;
 mod events;
 mod masker;
 mod shape;
@@ -24,6 +25,7 @@ use super::dialect::Dialect;
 use super::escapes::{Format, masked_text};
 use super::screen::strip_connection;
 use coding::{Decoder, STEP};
+pub(super) use echo::{Redact, Spellings};
 pub(super) use masker::{Masker, Next};
 pub(super) use shape::Shape;
 use shape::shape;
@@ -46,6 +48,8 @@ pub(super) struct Owed {
     /// Bytes of its body.
     pub(super) sent: u64,
     pub(super) dialect: Option<Box<dyn Dialect>>,
+    /// The real credential that went with it.
+    pub(super) spellings: Option<Spellings>,
     /// When the answer must be complete; a stream of events must have begun by then.
     pub(super) until: Option<Instant>,
 }
@@ -89,6 +93,10 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     strip_connection(&mut headers);
+    let mut echoed = 0;
+    if let Some(spellings) = &owed.spellings {
+        echoed = spellings.redact_fields(&mut headers);
+    }
     if essence(&headers) == "text/event-stream" {
         owed.until = None;
     }
@@ -113,9 +121,11 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
             state: FlowState::Open,
             decoder,
             masker: Masker::new(shape, cut, &plan),
+            redact: owed.spellings.clone().map(Redact::new),
             plan,
             counts,
             shown: 0,
+            echoed,
             status,
             owed: Some(owed),
         };
@@ -129,7 +139,12 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
         headers.remove(name);
     }
     let head = plan.apply(Head(status, headers), &mut counts);
-    let mut outcome = outcome(status, "");
+    let note = if echoed > 0 {
+        ": it sent the credential back, which was taken out"
+    } else {
+        ""
+    };
+    let mut outcome = outcome(status, note);
     outcome.bytes_up = owed.sent;
     outcome.masked = counts;
     owed.finish(outcome);
@@ -137,8 +152,16 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
 }
 
 /// Shows the head of an agreed handshake; the outcome stays owed.
-pub(super) fn handshake(status: StatusCode, mut headers: HeaderMap, plan: &MaskPlan) -> Answer {
+pub(super) fn handshake(
+    status: StatusCode,
+    mut headers: HeaderMap,
+    plan: &MaskPlan,
+    spellings: Option<&Spellings>,
+) -> Answer {
     strip_connection(&mut headers);
+    if let Some(spellings) = spellings {
+        spellings.redact_fields(&mut headers);
+    }
     for name in ABOUT_BYTES {
         headers.remove(name);
     }
@@ -228,9 +251,12 @@ struct Flow {
     state: FlowState,
     decoder: Decoder,
     masker: Masker,
+    redact: Option<Redact>,
     plan: MaskPlan,
     counts: MaskCounts,
     shown: u64,
+    /// Fields that the credential was taken out of.
+    echoed: u64,
     status: StatusCode,
     owed: Option<Owed>,
 }
@@ -286,8 +312,12 @@ impl Flow {
                 } else {
                     ""
                 };
+                let spellings = self.owed.as_ref().and_then(|owed| owed.spellings.clone());
                 let trailers = self.trailers.take().map(|mut trailers| {
                     strip_connection(&mut trailers);
+                    if let Some(spellings) = spellings {
+                        self.echoed += spellings.redact_fields(&mut trailers);
+                    }
                     Piece::Trailers(self.plan.apply(Fields(trailers), &mut self.counts))
                 });
                 self.end(OutcomeStatus::Completed, note);
@@ -318,7 +348,10 @@ impl Flow {
 
     /// Masks the next plain bytes, or the end.
     fn masked(&mut self, plain: Option<&[u8]>) -> io::Result<Piece> {
-        let piece = self.plan.apply(Next(&mut self.masker, plain), &mut self.counts);
+        let piece = self.plan.apply(
+            Next(&mut self.masker, self.redact.as_mut(), plain),
+            &mut self.counts,
+        );
         let stop = |why| io::Error::new(io::ErrorKind::InvalidData, why);
         let content = piece.transpose().map_err(stop)?;
         let size = u64::try_from(content.size()).unwrap_or(u64::MAX);
@@ -334,6 +367,12 @@ impl Flow {
         }
         outcome.bytes_up = owed.sent;
         outcome.bytes_down = self.shown;
+        let echoed = self.echoed + self.redact.as_ref().map_or(0, |redact| redact.count);
+        if echoed > 0 {
+            outcome
+                .detail
+                .push_str(": it sent the credential back, which was taken out");
+        }
         outcome.masked = std::mem::take(&mut self.counts);
         owed.finish(outcome);
     }

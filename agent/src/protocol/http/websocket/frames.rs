@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::mask::{MaskPlan, Maskable};
 use crate::model::MaskCounts;
 
-use super::super::answer::{Masker, Next, Shape};
+use super::super::answer::{Masker, Next, Redact, Shape, Spellings};
 use super::super::escapes::{Format, masked_text};
 
 /// Masked bytes that are collected before a fragment is written.
@@ -28,6 +28,7 @@ type Stop = &'static str;
 #[derive(Debug)]
 struct Message {
     masker: Masker,
+    redact: Option<Redact>,
     /// What the next fragment begins with: the message's kind, then "continuation".
     opcode: u8,
     /// Masked bytes that are not written.
@@ -53,6 +54,7 @@ struct Payload {
 #[derive(Debug)]
 pub(super) struct Frames {
     plan: MaskPlan,
+    spellings: Option<Spellings>,
     /// A head, or a control frame, that is not complete.
     buffer: BytesMut,
     payload: Option<Payload>,
@@ -61,9 +63,10 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(plan: MaskPlan) -> Self {
+    pub(super) fn new(plan: MaskPlan, spellings: Option<Spellings>) -> Self {
         Self {
             plan,
+            spellings,
             buffer: BytesMut::new(),
             payload: None,
             message: None,
@@ -126,6 +129,7 @@ impl Frames {
                 };
                 self.message = Some(Message {
                     masker: Masker::new(shape, None, plan),
+                    redact: self.spellings.clone().map(Redact::new),
                     opcode,
                     ready: BytesMut::new(),
                 });
@@ -208,7 +212,7 @@ impl Frames {
         let left = payload
             .left
             .saturating_sub(u64::try_from(here).unwrap_or(u64::MAX));
-        let masked = Next(&mut message.masker, Some(&piece)).mask(plan, counts)?;
+        let masked = Next(&mut message.masker, message.redact.as_mut(), Some(&piece)).mask(plan, counts)?;
         message.ready.extend_from_slice(&masked);
         if left > 0 {
             self.payload = Some(Payload { left, ..payload });
@@ -219,7 +223,7 @@ impl Frames {
         }
         self.payload = None;
         if payload.last {
-            let rest = Next(&mut message.masker, None).mask(plan, counts)?;
+            let rest = Next(&mut message.masker, message.redact.as_mut(), None).mask(plan, counts)?;
             message.ready.extend_from_slice(&rest);
             message.write(true, out);
             self.message = None;
@@ -278,7 +282,7 @@ mod tests {
 
     fn masked(pieces: &[&[u8]]) -> Result<Vec<u8>, Stop> {
         let plan = Arc::new(MaskEngine::default()).plan(&[].into());
-        let mut frames = Frames::new(plan.clone());
+        let mut frames = Frames::new(plan.clone(), None);
         let (mut out, mut counts) = (BytesMut::new(), MaskCounts::default());
         for piece in pieces {
             frames.push(piece, &plan, &mut counts, &mut out)?;

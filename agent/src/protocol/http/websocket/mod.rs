@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
 use crate::session::{Downstream, InFlight, Neutral, NeutralReason, Session, Upstream};
 
+use super::answer::Spellings;
 use frames::{Frames, More};
 
 /// How long both sides may take to change the protocol, and the target to say goodbye.
@@ -43,6 +44,8 @@ pub(super) struct Switch {
     pub(super) process: OnUpgrade,
     pub(super) target: OnUpgrade,
     pub(super) in_flight: InFlight,
+    /// The real credential that went with it.
+    pub(super) spellings: Option<Spellings>,
 }
 
 /// Bytes of the process within a WebSocket that was judged.
@@ -64,6 +67,7 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
         process,
         target,
         in_flight,
+        spellings,
     } = switch;
     let InFlight {
         outcome: owed,
@@ -83,7 +87,7 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
     let mut down = Down {
         from: from_target,
         to: Downstream::new(to_process),
-        frames: Frames::new(plan),
+        frames: Frames::new(plan, spellings),
         counts: MaskCounts::default(),
         shown: 0,
     };
