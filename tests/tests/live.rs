@@ -321,6 +321,54 @@ with psycopg.connect("sslmode=verify-full", autocommit=True) as c:
     );
 }
 
+#[test]
+fn figures_agree_with_the_log() {
+    let Some(w) = world("figures_agree", "") else {
+        return;
+    };
+    let mut psql = Psql::start(&w, &w.alice);
+    psql.ask("SELECT name, email FROM customers");
+    psql.ask("DROP TABLE orders");
+    let run = w.wait_for_kind("run.started", 1)[0]["run"].clone();
+    let run = run.as_str().expect("an id");
+    let figure = |name: &str, labels: &str| {
+        let seen = w.agent.interdict(&["metrics"]).expect("run");
+        assert_eq!(seen.status, 0, "{}", seen.err);
+        let start = format!("{name}{{run=\"{run}\"{labels}}} ");
+        let line = seen.out.lines().find_map(|line| line.strip_prefix(&start));
+        line.map(str::to_owned)
+    };
+    // An outcome is recorded a moment after its answer.
+    let masked = ",class=\"pii.name\"";
+    wait_for("the outcome", || figure("interdict_masked_values_total", masked));
+    let count = |kind: &str, field: &str, value: &str| {
+        let records = w.kinds(kind);
+        Some(records.iter().filter(|r| r[field] == value).count().to_string())
+    };
+    for (name, label, kind, field, value) in [
+        ("operations", "verdict", "operation", "verdict", "allowed"),
+        ("operations", "verdict", "operation", "verdict", "refused"),
+        ("refusals", "kind", "operation", "refusal", "denied"),
+        ("outcomes", "status", "outcome", "status", "completed"),
+        ("sessions", "event", "session.opened", "kind", "session.opened"),
+    ] {
+        let shown = value.rsplit('.').next().unwrap_or_default();
+        let got = figure(
+            &format!("interdict_{name}_total"),
+            &format!(",{label}=\"{shown}\""),
+        );
+        assert_eq!(got, count(kind, field, value), "{name} {value}");
+    }
+    assert_eq!(
+        figure("interdict_kernel_redirected_total", "").as_deref(),
+        Some("1")
+    );
+    assert_eq!(figure("interdict_audit_failures_total", "").as_deref(), Some("0"));
+    let records = w.agent.records().expect("records").len().to_string();
+    assert_eq!(figure("interdict_audit_records_total", ""), Some(records));
+    psql.end();
+}
+
 /// A small disk for the log.
 struct SmallDisk(PathBuf);
 

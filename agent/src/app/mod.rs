@@ -3,6 +3,7 @@
 mod denials;
 pub mod doctor;
 pub mod environment;
+mod metrics;
 mod reload;
 mod rooms;
 mod rules;

@@ -14,7 +14,7 @@ use crate::audit::{AuditLog, Event};
 use crate::config::Config;
 use crate::connection::{Acceptor, Targets};
 use crate::control::wire::Status;
-use crate::control::{ControlRooms, Server, directory};
+use crate::control::{ControlRooms, MetricSource, Server, directory};
 use crate::guard::{self, Guard, GuardError, LaunchSpec, Launched, RunCgroup};
 use crate::identity::{IdentityChange, TokenSource};
 use crate::model::{Digest, RunId};
@@ -22,6 +22,7 @@ use crate::session::Rooms;
 use crate::task::{Task, spawn};
 
 use super::environment;
+use super::metrics::Meters;
 use super::reload::Reloading;
 use super::rooms::{BuildError, build, resolvers};
 use super::rules;
@@ -150,7 +151,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         tasks.push(watching);
         asked
     });
-    tasks.extend(control(&built.issuers, &guard, rooms));
+    tasks.extend(control(&built.issuers, &guard, rooms, &config));
     record_start(rooms, run_as.as_ref(), name).await?;
     let changes = environment::for_command(
         &config,
@@ -264,7 +265,22 @@ fn note_features(guard: &Guard) {
     }
 }
 
-fn control(issuers: &crate::identity::Issuers, guard: &Guard, rooms: &Arc<Rooms>) -> Option<Task<()>> {
+fn control(
+    issuers: &crate::identity::Issuers,
+    guard: &Guard,
+    rooms: &Arc<Rooms>,
+    config: &Config,
+) -> Option<Task<()>> {
+    let meters = Meters {
+        run: rooms.run.to_string(),
+        audit: rooms.audit.clone(),
+        streamed: config
+            .audit
+            .clickhouse
+            .as_ref()
+            .map(|_sink| config.audit.dir.clone()),
+        kernel: Some(guard.counter_reader()),
+    };
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -280,6 +296,7 @@ fn control(issuers: &crate::identity::Issuers, guard: &Guard, rooms: &Arc<Rooms>
         broker: rooms.broker.clone(),
         issuers: issuers.clone(),
         status,
+        metrics: MetricSource::new(move || meters.read()),
     };
     match Server::listen(&directory()) {
         Ok(server) => Some(spawn("control", server.serve(Arc::new(control)))),

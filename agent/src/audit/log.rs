@@ -11,6 +11,7 @@ use super::event::Event;
 use super::queue::{Place, Producer, queue};
 use super::record::{Origin, encode};
 use super::space::{NearlyFull, Space};
+use super::tally::{Measures, Tally};
 use super::writer::Writer;
 
 /// The witness that a record is durable. Made only in this file.
@@ -59,6 +60,7 @@ enum Sink {
         queue: Arc<Producer>,
         origin: Arc<Origin>,
         space: Arc<Space>,
+        tally: Arc<Tally>,
     },
     Memory(Arc<Mutex<Vec<Event>>>),
 }
@@ -91,7 +93,9 @@ impl AuditLog {
             reason: error.to_string(),
         };
         let space = Arc::new(Space::new(config.min_free_bytes));
-        let writer = Writer::open(config, boot, Arc::clone(&space)).map_err(failed)?;
+        let tally = Arc::<Tally>::default();
+        let writer = Writer::open(config, boot, (Arc::clone(&space), Arc::clone(&tally)));
+        let writer = writer.map_err(failed)?;
         let (producer, consumer) = queue();
         let spawned = std::thread::Builder::new()
             .name("audit-writer".into())
@@ -102,6 +106,7 @@ impl AuditLog {
                 queue: producer,
                 origin: Arc::new(Origin::new(host, boot)?),
                 space,
+                tally,
             },
         })
     }
@@ -119,7 +124,10 @@ impl AuditLog {
                     sequence: events.len() as u64,
                 })
             }
-            Sink::Disk { queue, origin, .. } => {
+            Sink::Disk {
+                queue, origin, tally, ..
+            } => {
+                tally.event(&event);
                 let json = encode(&event, origin)?;
                 let (answer, told) = oneshot::channel();
                 queue.reserve().await?.put(json, Some(answer));
@@ -140,6 +148,17 @@ impl AuditLog {
         }
     }
 
+    /// How the log is doing, and what it has counted.
+    #[must_use]
+    pub fn measures(&self) -> Measures {
+        match &self.sink {
+            Sink::Disk {
+                queue, space, tally, ..
+            } => tally.measures(queue.taken(), space.free()),
+            Sink::Memory(_) => Measures::default(),
+        }
+    }
+
     /// Reserves a place in the queue for an event that must be recorded later from where nothing can be awaited.
     ///
     /// # Errors
@@ -147,9 +166,12 @@ impl AuditLog {
     pub async fn reserve(&self) -> Result<OutcomeSlot, AuditError> {
         match &self.sink {
             Sink::Memory(events) => Ok(OutcomeSlot(Slot::Memory(Arc::clone(events)))),
-            Sink::Disk { queue, origin, .. } => Ok(OutcomeSlot(Slot::Disk {
+            Sink::Disk {
+                queue, origin, tally, ..
+            } => Ok(OutcomeSlot(Slot::Disk {
                 place: queue.reserve().await?,
                 origin: Arc::clone(origin),
+                tally: Arc::clone(tally),
             })),
         }
     }
@@ -179,7 +201,11 @@ pub struct OutcomeSlot(Slot);
 
 #[derive(Debug)]
 enum Slot {
-    Disk { place: Place, origin: Arc<Origin> },
+    Disk {
+        place: Place,
+        origin: Arc<Origin>,
+        tally: Arc<Tally>,
+    },
     Memory(Arc<Mutex<Vec<Event>>>),
 }
 
@@ -188,10 +214,13 @@ impl OutcomeSlot {
     pub fn send(self, event: Event) {
         match self.0 {
             Slot::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
-            Slot::Disk { place, origin } => match encode(&event, &origin) {
-                Ok(json) => place.put(json, None),
-                Err(error) => tracing::error!(%error, "an outcome could not be recorded"),
-            },
+            Slot::Disk { place, origin, tally } => {
+                tally.event(&event);
+                match encode(&event, &origin) {
+                    Ok(json) => place.put(json, None),
+                    Err(error) => tracing::error!(%error, "an outcome could not be recorded"),
+                }
+            }
         }
     }
 }

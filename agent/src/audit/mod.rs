@@ -24,6 +24,7 @@ mod ship;
 mod sink;
 mod space;
 mod tables;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -41,5 +42,6 @@ pub use ship::{drain, ship};
 pub use sink::{Lag, lag};
 pub use space::NearlyFull;
 pub use tables::clickhouse_tables;
+pub use tally::{Counted, Measures};
 pub use verify::{Finding, Verification, verify};
 pub use verify_sink::{Auditor, SinkVerification, verify_sink};

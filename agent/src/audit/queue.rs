@@ -117,6 +117,11 @@ impl Producer {
         })
     }
 
+    /// How many places are taken.
+    pub(super) fn taken(&self) -> u64 {
+        ROOM.saturating_sub(self.shared.room.available_permits()) as u64
+    }
+
     /// Asks for a seal over everything; answered when it is there, dropped where the writer has ended.
     pub(super) fn close(&self, done: oneshot::Sender<()>) {
         let mut state = self.shared.state();

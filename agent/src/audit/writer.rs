@@ -15,6 +15,7 @@ use super::log::AuditError;
 use super::queue::{Batch, Consumer, Waiting};
 use super::seal::{self, Seal, Signer, Statement, sync_directory};
 use super::space::Space;
+use super::tally::Tally;
 use super::{chain, segment};
 
 /// Bytes of records after which a group commit takes no more, before compression.
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     broken: bool,
     encoder: segment::Encoder,
     space: Arc<Space>,
+    tally: Arc<Tally>,
     space_seen: Option<Instant>,
     // Records that nobody waits for and that the disk did not take: they go before the next.
     owed: Vec<Waiting>,
@@ -55,7 +57,11 @@ struct Open {
 
 impl Writer {
     /// Makes the boot's directory, and seals what dead agents left open.
-    pub(super) fn open(config: &AuditConfig, boot: BootId, space: Arc<Space>) -> io::Result<Self> {
+    pub(super) fn open(
+        config: &AuditConfig,
+        boot: BootId,
+        (space, tally): (Arc<Space>, Arc<Tally>),
+    ) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
         space.look(&config.dir);
         let signer = Signer::load_or_create(&config.dir)?;
@@ -81,6 +87,7 @@ impl Writer {
             encoder: segment::Encoder::new()?,
             space_seen: None,
             space,
+            tally,
             owed: Vec::new(),
         })
     }
@@ -124,7 +131,10 @@ impl Writer {
             return;
         }
         let first = self.next;
+        let begun = Instant::now();
         let result = self.commit(lines);
+        self.tally
+            .commit(waiting.len() as u64, begun.elapsed(), result.is_ok());
         if let Err(error) = &result {
             tracing::error!(%error, "records could not be made durable: nothing is forwarded");
         }

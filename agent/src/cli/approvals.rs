@@ -203,6 +203,7 @@ fn print(reply: Reply, json: bool) -> Outcome {
             show(&request);
             Ok(OK)
         }
+        Reply::Metrics(_) => Err(Failure::new("the agent answered something else", "")),
         Reply::Status(status) => {
             say_json(&status);
             Ok(OK)

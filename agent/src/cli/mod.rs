@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod generate;
 mod launch;
+mod metrics;
 mod output;
 mod policy;
 mod policy_test;
@@ -63,6 +64,8 @@ enum Command {
     /// Recorded sessions: list, show.
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
+    /// Figures of the running agents, as Prometheus reads them.
+    Metrics(metrics::MetricsArgs),
     /// Policies: check them, test them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Approvals(command) => approvals::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Sessions(command) => sessions::run(command),
+        Command::Metrics(args) => metrics::run(args),
         Command::Policy(command) => policy::run(command),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
@@ -168,6 +172,7 @@ mod tests {
             "interdict audit schema",
             "interdict audit verify-sink --config c.toml --user auditor --password-file p --json",
             "interdict sessions show",
+            "interdict metrics --socket s",
             "interdict sessions list --since 2h --principal alice --target shop --decision refused --json",
             "interdict sessions list --since 2026-01-31",
             "interdict sessions show abc --since 2026-01-31T08:00:00Z",

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::metrics::{self, Family};
 use super::place::is_trusted;
 use super::wire::{Ask, Call, Failure, MAX_LINE, MAX_REPLY, Reply, Request, VERSION};
 
@@ -57,6 +58,7 @@ pub fn ask(agents: &Agents, token: Option<&str>, ask: &Ask) -> Result<Reply, Cli
     };
     let line = line(&call)?;
     let mut listed: Option<Vec<Request>> = None;
+    let mut measured: Option<Vec<Family>> = None;
     let mut known = BTreeSet::new();
     let mut failed: Option<(Failure, String)> = None;
     let mut broken = None;
@@ -67,6 +69,9 @@ pub fn ask(agents: &Agents, token: Option<&str>, ask: &Ask) -> Result<Reply, Cli
             Ok(Some(Reply::Requests(requests))) => {
                 let new = requests.into_iter().filter(|r| known.insert(r.ticket.clone()));
                 listed.get_or_insert_default().extend(new);
+            }
+            Ok(Some(Reply::Metrics(families))) => {
+                metrics::merge(measured.get_or_insert_default(), families);
             }
             // This agent knows the ticket: another of the same store would only refuse it again.
             Ok(Some(Reply::Error {
@@ -86,6 +91,9 @@ pub fn ask(agents: &Agents, token: Option<&str>, ask: &Ask) -> Result<Reply, Cli
             }
         }
     }
+    if let Some(families) = measured {
+        return Ok(Reply::Metrics(families));
+    }
     match (listed, failed, broken) {
         (Some(mut requests), ..) => {
             requests.sort_by_key(|request| std::cmp::Reverse(request.asked_ns));
@@ -102,7 +110,7 @@ pub fn ask(agents: &Agents, token: Option<&str>, ask: &Ask) -> Result<Reply, Cli
 
 const fn is_about_one(ask: &Ask) -> bool {
     match ask {
-        Ask::Status {} | Ask::List { .. } => false,
+        Ask::Status {} | Ask::Metrics {} | Ask::List { .. } => false,
         Ask::Show { .. } | Ask::Approve { .. } | Ask::Deny { .. } => true,
     }
 }

@@ -3,6 +3,7 @@
 
 mod callers;
 pub mod client;
+pub mod metrics;
 mod place;
 mod server;
 #[cfg(test)]
@@ -10,4 +11,4 @@ mod tests;
 pub mod wire;
 
 pub use place::{directories, directory};
-pub use server::{ControlError, ControlRooms, Server};
+pub use server::{ControlError, ControlRooms, MetricSource, Server};

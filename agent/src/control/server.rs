@@ -17,6 +17,7 @@ use crate::model::{Principal, PrincipalKind, Ticket};
 use crate::task::Tasks;
 
 use super::callers::{Callers, Place};
+use super::metrics::Family;
 use super::place::{self, is_trusted};
 use super::wire::{Ask, Call, Failure, MAX_LINE, Reply, Request, Status, VERSION};
 
@@ -42,6 +43,25 @@ pub struct ControlRooms {
     pub issuers: Issuers,
     /// Who answers here.
     pub status: Status,
+    /// Figures for monitoring.
+    pub metrics: MetricSource,
+}
+
+/// Reads the figures; may read files.
+#[derive(Clone)]
+pub struct MetricSource(Arc<dyn Fn() -> Vec<Family> + Send + Sync>);
+
+impl MetricSource {
+    /// Reads with `read`.
+    pub fn new(read: impl Fn() -> Vec<Family> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+}
+
+impl std::fmt::Debug for MetricSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetricSource").finish_non_exhaustive()
+    }
 }
 
 /// A listening control socket; its file goes with it.
@@ -200,6 +220,14 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
     let trusted = is_trusted(uid, own_uid());
     match call.ask {
         Ask::Status {} => Reply::Status(rooms.status.clone()),
+        Ask::Metrics {} if !trusted => error("Figures are for root and the agent's own user.".into()),
+        Ask::Metrics {} => {
+            let MetricSource(read) = rooms.metrics.clone();
+            match tokio::task::spawn_blocking(move || read()).await {
+                Ok(families) => Reply::Metrics(families),
+                Err(_panicked) => error("The figures could not be read.".into()),
+            }
+        }
         Ask::List { all } => match (&caller, trusted) {
             (None, false) => error("Listing needs a token (--token-file), or root.".into()),
             (caller, _) => match rooms.broker.list(all, now).await {

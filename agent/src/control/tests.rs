@@ -74,6 +74,7 @@ impl World {
                 principal: "corp/alice".into(),
                 hooks: Vec::new(),
             },
+            metrics: MetricSource::new(Vec::new),
         };
         Self {
             dir,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::metrics::Family;
+
 pub use crate::approval::{MAX_USES, MAX_WINDOW};
 
 /// Version of the wire format.
@@ -32,6 +34,8 @@ pub struct Call {
 pub enum Ask {
     /// Who answers here.
     Status {},
+    /// Figures for monitoring.
+    Metrics {},
     /// Requests for approval.
     List {
         /// Decided ones too.
@@ -85,6 +89,8 @@ pub enum Failure {
 pub enum Reply {
     /// Who answers here.
     Status(Status),
+    /// Figures.
+    Metrics(Vec<Family>),
     /// Requests.
     Requests(Vec<Request>),
     /// One request, as it is now.

@@ -1,5 +1,7 @@
 //! What the hooks count.
 
+use std::sync::Arc;
+
 use aya::maps::{MapData, PerCpuArray};
 use interdict_ebpf::Counter;
 
@@ -39,5 +41,25 @@ impl CounterMap {
             flows_full: self.read(Counter::FlowsFull)?,
             redirected: self.read(Counter::Redirected)?,
         })
+    }
+}
+
+/// Reads the counters as long as anybody holds it, also when the hooks are gone.
+#[derive(Clone)]
+pub struct CounterReader(pub(super) Arc<CounterMap>);
+
+impl std::fmt::Debug for CounterReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CounterReader").finish_non_exhaustive()
+    }
+}
+
+impl CounterReader {
+    /// What the hooks have counted.
+    ///
+    /// # Errors
+    /// Where the kernel's table cannot be read.
+    pub fn read(&self) -> Result<Counters, GuardError> {
+        self.0.all()
     }
 }

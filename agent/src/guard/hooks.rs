@@ -13,7 +13,7 @@ use crate::task::Task;
 use super::attach::HOOKS;
 use super::btf;
 use super::cgroup::RunCgroup;
-use super::counters::{CounterMap, Counters};
+use super::counters::{CounterMap, CounterReader, Counters};
 use super::denials::Denials;
 use super::error::GuardError;
 use super::flow::FlowSource;
@@ -232,6 +232,12 @@ impl Guard {
     /// Where the filter's denials go.
     pub(super) fn tell(&self) -> Tell {
         self.tell.clone()
+    }
+
+    /// Reads them from elsewhere.
+    #[must_use]
+    pub fn counter_reader(&self) -> CounterReader {
+        CounterReader(Arc::clone(&self.counters))
     }
 
     /// The stream of denials, once.

@@ -24,7 +24,7 @@ mod table;
 pub use attach::{HookState, probe};
 pub use cgroup::RunCgroup;
 pub use confine::has_domains;
-pub use counters::Counters;
+pub use counters::{CounterReader, Counters};
 pub use denials::{Denial, Denials};
 pub use error::GuardError;
 pub use flow::{Flow, FlowSource};
