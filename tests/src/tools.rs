@@ -74,6 +74,32 @@ pub fn can_serve_http(test: &str) -> bool {
     false
 }
 
+/// Whether MCP can be tried here: node with the official SDK, and the official SDK for Python. Where not, says so loudly;
+/// where `CI` is set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_speak_mcp(test: &str) -> bool {
+    let installed = |package: &str| {
+        let mut python = std::process::Command::new(python());
+        let found = python.args(["-c", &format!("import {package}")]).output();
+        found.is_ok_and(|out| out.status.success())
+    };
+    if tool("node/node_modules/@modelcontextprotocol/sdk").exists() && installed("mcp") {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{test} cannot run here, and CI must not skip: an official SDK of MCP is missing (cargo xtask setup)"
+    );
+    let _closed = writeln!(
+        std::io::stderr(),
+        "\nSKIPPED {test}: an official SDK of MCP is missing\n"
+    );
+    false
+}
+
 /// Whether processes can be governed here: root, cgroup2 and BPF. Where not, says so loudly; where `CI` is set, fails.
 ///
 /// # Panics

@@ -25,7 +25,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ca-certificates", "root certificates"),
 ];
 
-/// Python packages: a PostgreSQL driver, ClickHouse's own engine for the sink's tests, and clients of HTTP.
+/// Python packages: a PostgreSQL driver, ClickHouse's own engine for the sink's tests, clients of HTTP, and
+/// the official SDKs of MCP, OpenAI and Anthropic.
 const PYTHON: &[&str] = &[
     "psycopg[binary]==3.*",
     "chdb-core==26.9.*",
@@ -33,6 +34,9 @@ const PYTHON: &[&str] = &[
     "httpx[http2]==0.28.*",
     "grpcio==1.*",
     "websockets==17.*",
+    "mcp==1.*",
+    "openai==2.*",
+    "anthropic==0.*",
 ];
 /// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres.
 const NPM: &[&str] = &[

@@ -9,6 +9,9 @@ use hyper::{Method, StatusCode};
 use crate::mask::MaskPlan;
 use crate::model::{MaskCounts, Operation, Refusal};
 
+use super::answer::mask_event;
+use super::escapes::{Format, masked_text};
+
 /// What a target speaks; one value for all its connections, so it may remember (behind a lock of its own).
 pub trait Speaks: Debug + Send + Sync {
     /// A dialect for one request and its answer.
@@ -74,4 +77,24 @@ pub trait Dialect: Debug + Send {
 
     /// A refusal in the dialect's words; `None`: as a problem document.
     fn refusal(&self, refusal: &Refusal) -> Option<Words>;
+
+    /// What the record of the outcome says beside the status, once the answer is through. Never data.
+    fn note(&self) -> String {
+        String::new()
+    }
+}
+
+/// Masks a whole JSON text as the relay masks any other.
+pub fn masked_json(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+    masked_text(text, Format::Json, plan, counts).to_vec()
+}
+
+/// Masks a whole text of which nothing else is known.
+pub fn masked_plain(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+    masked_text(text, Format::Text, plan, counts).to_vec()
+}
+
+/// Masks one event as the relay masks any other: its data as one text.
+pub fn masked_event(event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+    mask_event(event, plan, counts).to_vec()
 }

@@ -7,9 +7,10 @@ use crate::mask::MaskPlan;
 use crate::model::{
     Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Operation, Refusal, RefusalKind,
 };
-use crate::protocol::http::dialect::{Asked, Cut, Dialect, Speaks, Words};
+use crate::protocol::http::dialect::{Asked, Cut, Dialect, Speaks, Words, masked_event, masked_json};
 
 use super::call::Call;
+use super::coded;
 use super::headers::agree;
 use super::message::{Message, MessageError};
 use super::refusal;
@@ -29,13 +30,22 @@ pub struct McpServer;
 
 impl Speaks for McpServer {
     fn exchange(&self) -> Box<dyn Dialect> {
-        Box::new(Exchange::default())
+        Box::new(Exchange {
+            call: None,
+            malformed: None,
+            cut: Cut::Http,
+            unseen: 0,
+        })
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Exchange {
     call: Option<Call>,
+    /// How the answer is cut.
+    cut: Cut,
+    /// Contents of the answer that no detector reads.
+    unseen: u64,
     /// The code for a refusal that the body itself is the reason of.
     malformed: Option<i64>,
 }
@@ -93,12 +103,24 @@ impl Dialect for Exchange {
         ])
     }
 
-    fn response(&mut self, _status: StatusCode, _headers: &HeaderMap) -> Cut {
-        Cut::Http
+    fn response(&mut self, _status: StatusCode, headers: &HeaderMap) -> Cut {
+        let kind = media_type(headers);
+        self.cut = match kind.as_str() {
+            "text/event-stream" => Cut::Events,
+            "application/json" => Cut::Whole,
+            // Not MCP: metadata, pages, errors of what is in between.
+            _ => Cut::Http,
+        };
+        self.cut
     }
 
-    fn response_event(&mut self, _event: &[u8], _plan: &MaskPlan, _counts: &mut MaskCounts) -> Vec<u8> {
-        Vec::new()
+    fn response_event(&mut self, event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        let (decoded, unseen) = coded::masked(event, plan, counts);
+        self.unseen = self.unseen.saturating_add(unseen);
+        match self.cut {
+            Cut::Whole => masked_json(&decoded, plan, counts),
+            Cut::Events | Cut::Http => masked_event(&decoded, plan, counts),
+        }
     }
 
     fn refusal(&self, refusal: &Refusal) -> Option<Words> {
@@ -109,6 +131,13 @@ impl Dialect for Exchange {
             }
             (None, Some(call)) => refusal::words(call, refusal),
             (None, None) => None,
+        }
+    }
+
+    fn note(&self) -> String {
+        match self.unseen {
+            0 => String::new(),
+            n => format!("{n} binary contents not looked into"),
         }
     }
 }
@@ -141,10 +170,12 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
+    media_type(headers) == "application/x-www-form-urlencoded"
+}
+
+/// The media type of a body, lower case, without parameters.
+fn media_type(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    kind.is_some_and(|kind| {
-        kind.trim_start()
-            .to_ascii_lowercase()
-            .starts_with("application/x-www-form-urlencoded")
-    })
+    let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
 }

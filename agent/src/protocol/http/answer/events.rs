@@ -111,7 +111,7 @@ fn field(content: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Masks one event: its data as one text, every other line by itself.
-pub(super) fn mask(event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
+pub(in crate::protocol::http) fn mask(event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
     let lines = lines(event);
     let is_data = |line: &&Line<'_>| line.content.starts_with(b"data:");
     let mut data: Vec<u8> = Vec::new();

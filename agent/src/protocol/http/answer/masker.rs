@@ -24,7 +24,8 @@ pub(in super::super) enum Masker {
     Unknown(BytesMut),
     /// No detector reads it.
     Binary,
-    Done,
+    /// The end, and what the dialect says of it.
+    Done(String),
 }
 
 /// Why a body cannot go on.
@@ -50,6 +51,15 @@ impl Masker {
     /// Whether its bytes are not looked at.
     pub(super) const fn is_blind(&self) -> bool {
         matches!(self, Self::Binary)
+    }
+
+    /// What the dialect says beside the status.
+    pub(super) fn note(&self) -> String {
+        match self {
+            Self::Events(_, Some(dialect)) | Self::Whole(_, dialect) => dialect.note(),
+            Self::Done(note) => note.clone(),
+            Self::Text(_) | Self::Events(_, None) | Self::Unknown(_) | Self::Binary => String::new(),
+        }
     }
 
     fn push(&mut self, piece: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Result<BytesMut, Stop> {
@@ -85,7 +95,7 @@ impl Masker {
                 }
             }
             Self::Binary => out.extend_from_slice(piece),
-            Self::Done => return Err("it goes on behind its end"),
+            Self::Done(_) => return Err("it goes on behind its end"),
         }
         Ok(out)
     }
@@ -108,7 +118,7 @@ impl Masker {
             self.settle(&first, true, plan)?;
             out = self.push(&first, plan, counts)?;
         }
-        match std::mem::replace(self, Self::Done) {
+        match std::mem::replace(self, Self::Done(String::new())) {
             Self::Text(text) => {
                 let (unescape, mut stream) = *text;
                 let mut plain = BytesMut::new();
@@ -121,12 +131,14 @@ impl Masker {
                 if !rest.is_empty() {
                     out.extend_from_slice(&one(&rest, &mut dialect, plan, counts));
                 }
+                *self = Self::Done(dialect.map(|dialect| dialect.note()).unwrap_or_default());
             }
             Self::Whole(whole, mut dialect) => {
                 out.extend_from_slice(&dialect.response_event(&whole, plan, counts));
+                *self = Self::Done(dialect.note());
             }
             Self::Binary => *self = Self::Binary,
-            Self::Unknown(_) | Self::Done => {}
+            Self::Unknown(_) | Self::Done(_) => {}
         }
         Ok(out)
     }

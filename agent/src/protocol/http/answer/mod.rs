@@ -26,6 +26,7 @@ use super::escapes::{Format, masked_text};
 use super::screen::strip_connection;
 use coding::{Decoder, STEP};
 pub(super) use echo::{Redact, Spellings};
+pub(super) use events::mask as mask_event;
 pub(super) use masker::{Masker, Next};
 pub(super) use shape::Shape;
 use shape::shape;
@@ -364,6 +365,11 @@ impl Flow {
         let mut outcome = outcome(self.status, note);
         if ended == OutcomeStatus::Failed {
             outcome.status = ended;
+        }
+        let beside = self.masker.note();
+        if !beside.is_empty() {
+            outcome.detail.push_str("; ");
+            outcome.detail.push_str(&beside);
         }
         outcome.bytes_up = owed.sent;
         outcome.bytes_down = self.shown;
