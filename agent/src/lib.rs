@@ -35,3 +35,6 @@ pub mod control;
 pub mod app;
 
 pub mod cli;
+
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;

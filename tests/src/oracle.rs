@@ -210,7 +210,7 @@ impl Oracle {
                 }
                 SessionEffect::None
                 | SessionEffect::Set { .. }
-                | SessionEffect::CopyOut
+                | SessionEffect::CopyOut(_)
                 | SessionEffect::CopyIn => {}
             }
             called.push(class(&actions));

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod escape;
+mod fuzz;
 mod setup;
 mod shell;
 mod test;
@@ -37,6 +38,15 @@ enum Command {
         #[arg(long)]
         fast: bool,
     },
+    /// Fuzz what hostile bytes reach.
+    Fuzz {
+        /// What: `all`, or a promise of `agent/src/fuzz.rs`.
+        #[arg(default_value = "all")]
+        name: String,
+        /// How long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Rebuild the kernel object with the recorded toolchain.
     Ebpf,
     /// Check the house rules that no compiler knows.
@@ -62,6 +72,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(true),
         Command::Demo { keep } => demo::run(keep),
         Command::Test { fast } => test::run(fast),
+        Command::Fuzz { name, seconds } => fuzz::run(&name, seconds),
         Command::Ebpf => ebpf::build(),
         Command::Tidy => tidy::run(),
         Command::Escape { json } => escape::run(json),

@@ -177,6 +177,15 @@ mod tests {
         );
     }
 
+    /// What the fuzzer found: a number must be the same number again, or the identical call would be another.
+    #[test]
+    fn numbers_are_the_same_again() {
+        for text in ["226902269097902269097666430974300", "1e22", "0.1", "5e-324"] {
+            let value = parse(text.as_bytes()).expect("JSON");
+            assert_eq!(parse(canonical(&value).as_bytes()).expect("JSON"), value);
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {

@@ -10,6 +10,8 @@ pub mod dialect;
 mod escapes;
 mod exchange;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod greet;
 mod inject;
 mod path;

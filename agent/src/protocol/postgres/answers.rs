@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError};
 use bytes::BytesMut;
 
 use crate::mask::{Masked, NoData};
-use crate::model::{MaskCounts, Refusal, RefusalKind};
+use crate::model::{DataClass, MaskCounts, Refusal, RefusalKind};
 
 use super::columns::{Sources, describe, has_unknown, plan};
+use super::copied::Row;
 use super::diagnostics::{Diagnostics, Notification};
-use super::expect::{Expect, Running, Step, Whose};
+use super::expect::{CopiesOut, Expect, Running, Step, Whose};
 use super::frame::{Frame, HEADER, MAX_FROM_TARGET, frame_length, take};
 use super::meaning::Lineage;
 use super::names::{Described, known};
@@ -59,6 +60,8 @@ impl Relay<'_> {
                     .answer(plan.apply(Notification(&frame), &mut MaskCounts::default()));
             }
             b'G' => self.copy_in(&frame)?,
+            // Which columns are protected is asked anew: nothing else tells of relations that were made since.
+            b'H' if !self.schema.protected.is_empty() => self.schema.puzzle = Some(frame),
             b'H' => self.copy_out(&frame)?,
             b'd' => self.copied(&frame)?,
             b'c' => self.plain(&frame, NoData::ProtocolState),
@@ -291,7 +294,8 @@ impl Relay<'_> {
         Ok(())
     }
 
-    fn copy_out(&mut self, frame: &Frame) -> Result<(), String> {
+    /// The target copies to the process from here on.
+    pub(super) fn copy_out(&mut self, frame: &Frame) -> Result<(), String> {
         if frame.body().first() != Some(&0) {
             let refusal = Refusal::new(
                 RefusalKind::NotUnderstood,
@@ -301,8 +305,40 @@ impl Relay<'_> {
             self.fatal(&refusal);
             return Ok(());
         }
-        if !self.schema.protected.is_empty() {
-            return Err("the target copies out of a database with protected columns".into());
+        let Schema {
+            protected, changed, ..
+        } = &self.schema;
+        let Some(Expect::Query(running) | Expect::Execute(running)) = self.expected.front_mut() else {
+            return Err("the target copies what nobody asked for".into());
+        };
+        running.copies_out = None;
+        if !protected.is_empty() {
+            let Some(Lineage::Copy(copy)) = running.lineage.get(running.at) else {
+                return Err("the target copies out what no COPY asked for".into());
+            };
+            if *changed {
+                let refusal = Refusal::new(
+                    RefusalKind::NotUnderstood,
+                    "COPY from a target with protected columns is not carried in a transaction that has changed the schema.",
+                    "Commit first.",
+                );
+                self.fatal(&refusal);
+                return Ok(());
+            }
+            let behind = copy.behind.iter().flatten();
+            let classes: Vec<Option<DataClass>> = behind
+                .map(|names| protected.class_of_names(names).cloned())
+                .collect();
+            let mut fields = frame.fields();
+            let _format = fields.u8().map_err(|error| error.to_string())?;
+            if fields.count().map_err(|error| error.to_string())? != classes.len() {
+                return Err("the target copies out another number of columns".into());
+            }
+            running.copies_out = Some(CopiesOut {
+                format: copy.format,
+                names_first: copy.header,
+                classes,
+            });
         }
         self.plain(frame, NoData::ProtocolState);
         Ok(())
@@ -313,7 +349,22 @@ impl Relay<'_> {
             return Err("the target copies what nobody asked for".into());
         };
         let mut counts = MaskCounts::default();
-        let masked: Masked<BytesMut> = running.in_flight.plan.apply(Copied(frame), &mut counts);
+        let plan = &running.in_flight.plan;
+        let names = running
+            .copies_out
+            .as_mut()
+            .map(|copy| std::mem::take(&mut copy.names_first));
+        let masked: Masked<BytesMut> = match &running.copies_out {
+            Some(copy) if names == Some(false) => {
+                let row = Row {
+                    frame,
+                    format: copy.format,
+                    classes: &copy.classes,
+                };
+                plan.apply(row, &mut counts)
+            }
+            _ => plan.apply(Copied(frame), &mut counts),
+        };
         count(running, 1, frame.bytes().len(), &counts);
         if running.over() {
             self.too_many_rows();

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::model::{MaskCounts, Outcome, OutcomeStatus, Refusal, duration_text};
+use crate::model::{DataClass, MaskCounts, Outcome, OutcomeStatus, Refusal, duration_text};
 use crate::session::InFlight;
 
 use super::catalogue::Asking;
 use super::columns::ColumnPlan;
 use super::meaning::Lineage;
 use super::names::{Described, Text, Undo};
+use super::sql::CopyFormat;
 use super::time_limit::Clock;
 
 /// One answer that the target owes.
@@ -67,6 +68,15 @@ pub(super) struct CopyIn {
     pub(super) swallowed: usize,
 }
 
+/// A copy to the process, out of a database with protected columns.
+pub(super) struct CopiesOut {
+    pub(super) format: CopyFormat,
+    /// Whether the next row is one of names.
+    pub(super) names_first: bool,
+    /// The class of each field.
+    pub(super) classes: Vec<Option<DataClass>>,
+}
+
 /// An operation that runs on the target.
 pub(super) struct Running {
     pub(super) in_flight: InFlight,
@@ -86,6 +96,8 @@ pub(super) struct Running {
     pub(super) undos: Vec<(usize, Undo)>,
     /// The copy from the process, where it is one.
     pub(super) copies_in: Option<CopyIn>,
+    /// The copy to the process, where it needs one.
+    pub(super) copies_out: Option<CopiesOut>,
     /// Rows shown.
     pub(super) rows: u64,
     /// Bytes shown.

@@ -6,7 +6,7 @@ use crate::model::{Action, StatementFacts, StatementKind};
 
 use super::catalogue::Protected;
 use super::names::{Names, Text, Undo};
-use super::sql::{Outputs, Script, SessionEffect, Statement};
+use super::sql::{CopyFormat, CopyOut, Outputs, Script, SessionEffect, Statement};
 
 /// How many names may stand behind one another.
 const MAX_DEPTH: usize = 8;
@@ -20,6 +20,8 @@ pub(super) enum Lineage {
     Cursor(Arc<Statement>),
     /// From settings of the server.
     Nothing,
+    /// Copied, without a description.
+    Copy(Arc<CopyOut>),
     /// From anywhere.
     Unknown,
 }
@@ -36,7 +38,7 @@ impl Lineage {
             Self::Of(text, at) => text.script.statements.get(*at).map(|s| &s.outputs),
             Self::Cursor(query) => Some(&query.outputs),
             Self::Nothing => Some(&NOTHING),
-            Self::Unknown => None,
+            Self::Copy(_) | Self::Unknown => None,
         }
     }
 }
@@ -138,9 +140,9 @@ impl Reading<'_> {
                 self.meaning.undos.push((self.at, undo));
             }
             SessionEffect::Set { name, value } => setting(name, value.as_deref())?,
-            SessionEffect::CopyOut => {
+            SessionEffect::CopyOut(copy) => {
                 if !self.protected.is_empty() {
-                    return Err("COPY of a table with protected columns is not carried: use SELECT.".into());
+                    lineage = Lineage::Copy(Arc::new(copied(copy)?));
                 }
             }
             SessionEffect::CopyIn => self.meaning.copies_in = true,
@@ -191,6 +193,24 @@ impl Reading<'_> {
             }
         }
     }
+}
+
+/// A copy out of a database with declared columns, where each field is known.
+fn copied(copy: &CopyOut) -> Result<CopyOut, String> {
+    if copy.behind.is_none() {
+        return Err(
+            "This target has protected columns, and the COPY does not name its columns: write COPY t (a, b) TO STDOUT or \
+             COPY (SELECT a, b FROM t) TO STDOUT, without *."
+                .into(),
+        );
+    }
+    if copy.format == CopyFormat::Other {
+        return Err(
+            "This target has protected columns: COPY is carried in the text or CSV format with the usual delimiters only."
+                .into(),
+        );
+    }
+    Ok(copy.clone())
 }
 
 fn own_lineage(statement: &Statement, text: &Arc<Text>, at: usize) -> Lineage {

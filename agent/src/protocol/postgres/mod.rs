@@ -9,10 +9,13 @@ mod cancel;
 mod catalogue;
 mod challenge;
 mod columns;
+mod copied;
 mod diagnostics;
 mod endings;
 mod expect;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod learn;
 mod login;
 mod meaning;

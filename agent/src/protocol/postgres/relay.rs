@@ -74,7 +74,7 @@ pub(super) struct Schema<'s> {
     pub(super) since: (Instant, u64),
     /// Whether the session itself may have changed the schema since.
     pub(super) changed: bool,
-    /// A description of relations that are not known: nothing is shown before they are.
+    /// A description of relations that are not known, or the beginning of a copy: nothing is shown before they are.
     pub(super) puzzle: Option<Frame>,
 }
 
@@ -242,7 +242,12 @@ impl<'s> Relay<'s> {
         match learnt {
             Ok(protected) => {
                 self.schema.learnt(protected);
-                match self.description(&frame) {
+                let read = if frame.kind() == b'H' {
+                    self.copy_out(&frame)
+                } else {
+                    self.description(&frame)
+                };
+                match read {
                     Ok(()) => self.answered(),
                     Err(what) => self.ending = Some(what),
                 }

@@ -498,6 +498,7 @@ impl<'s> Relay<'s> {
             columns: None,
             undos,
             copies_in: copies_in.then(CopyIn::default),
+            copies_out: None,
             rows: 0,
             bytes: 0,
             bytes_up,

@@ -177,7 +177,7 @@ fn numeric_text(value: &[u8]) -> Option<String> {
     Some(text)
 }
 
-/// The payload of `CopyData` in text or CSV format: content only (tables with declared columns are not copied out).
+/// The payload of `CopyData` in text or CSV format: content only (`copied` has the columns of databases with declared ones).
 pub(super) struct Copied<'a>(pub(super) &'a Frame);
 
 impl Maskable for Copied<'_> {

@@ -52,7 +52,7 @@ struct Payload {
 
 /// Reads and masks the frames of one direction.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(in crate::protocol::http) struct Frames {
     plan: MaskPlan,
     spellings: Option<Spellings>,
     /// A head, or a control frame, that is not complete.
@@ -63,7 +63,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(plan: MaskPlan, spellings: Option<Spellings>) -> Self {
+    pub(in crate::protocol::http) fn new(plan: MaskPlan, spellings: Option<Spellings>) -> Self {
         Self {
             plan,
             spellings,
@@ -252,7 +252,10 @@ fn frame(last: bool, opcode: u8, payload: &[u8], out: &mut BytesMut) {
 }
 
 /// The next bytes of the target.
-pub(super) struct More<'a>(pub(super) &'a mut Frames, pub(super) &'a [u8]);
+pub(in crate::protocol::http) struct More<'a>(
+    pub(in crate::protocol::http) &'a mut Frames,
+    pub(in crate::protocol::http) &'a [u8],
+);
 
 impl Maskable for More<'_> {
     type Output = Result<Bytes, Stop>;

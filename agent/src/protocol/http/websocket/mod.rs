@@ -16,7 +16,8 @@ use crate::model::{MaskCounts, Outcome, OutcomeStatus};
 use crate::session::{Downstream, InFlight, Neutral, NeutralReason, Session, Upstream};
 
 use super::answer::Spellings;
-use frames::{Frames, More};
+pub(super) use frames::Frames;
+pub(super) use frames::More;
 
 /// How long both sides may take to change the protocol, and the target to say goodbye.
 const TIME_LIMIT: Duration = Duration::from_secs(10);

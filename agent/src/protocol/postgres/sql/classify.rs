@@ -16,7 +16,7 @@ use super::calls::Calls;
 use super::definitions::{altered, expression, expressions};
 use super::lineage::{self, Outputs};
 use super::walk::walk;
-use super::{NotUnderstood, SessionEffect, Statement};
+use super::{CopyFormat, CopyOut, NotUnderstood, SessionEffect, Statement};
 
 /// Settings that anybody may change for a session. All others need the right to administer.
 const HARMLESS_SETTINGS: [&str; 30] = [
@@ -321,7 +321,7 @@ fn copied(copy: &nodes::CopyStmt) -> Result<Statement, NotUnderstood> {
         }
         (false, false) => {
             facts.actions.insert(Action::SqlCopyOut);
-            SessionEffect::CopyOut
+            SessionEffect::CopyOut(copy_out(copy)?)
         }
     };
     if copy.is_from {
@@ -332,6 +332,50 @@ fn copied(copy: &nodes::CopyStmt) -> Result<Statement, NotUnderstood> {
     Ok(Statement {
         effect,
         ..bare(facts)
+    })
+}
+
+fn copy_out(copy: &nodes::CopyStmt) -> Result<CopyOut, NotUnderstood> {
+    let behind = if matches!(copy.query(), Node::None) {
+        let named: Vec<BTreeSet<String>> = copy
+            .attlist()
+            .iter()
+            .map(|column| column.as_str().map(str::to_owned).into_iter().collect())
+            .collect();
+        named
+    } else {
+        let outputs = lineage::outputs(copy.query(), &table_words(copy.query())?)?;
+        // Nobody describes the columns, so `*` and whole rows are not known here.
+        if outputs.whole_rows {
+            Vec::new()
+        } else {
+            outputs.positions
+        }
+    };
+    let (mut format, mut header) = (CopyFormat::Text, false);
+    for option in copy.options() {
+        match (option.defname(), option.arg()) {
+            (Some("format"), Node::String(name)) => {
+                format = match name.sval() {
+                    Some("text") => CopyFormat::Text,
+                    Some("csv") => CopyFormat::Csv,
+                    _ => CopyFormat::Other,
+                };
+            }
+            (Some("header"), Node::None) => header = true,
+            (Some("header"), Node::String(yes)) => header = matches!(yes.sval(), Some("true" | "on" | "1")),
+            (Some("header"), Node::Integer(yes)) => header = yes.ival != 0,
+            (Some("header"), Node::Boolean(yes)) => header = yes.boolval,
+            _ => {
+                format = CopyFormat::Other;
+                break;
+            }
+        }
+    }
+    Ok(CopyOut {
+        behind: (!behind.is_empty()).then_some(behind),
+        format,
+        header,
     })
 }
 

@@ -14,6 +14,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::model::StatementFacts;
@@ -81,9 +82,31 @@ pub enum SessionEffect {
         value: Option<String>,
     },
     /// Copies to the process.
-    CopyOut,
+    CopyOut(CopyOut),
     /// Copies from the process.
     CopyIn,
+}
+
+/// What is known of the rows that a `COPY … TO STDOUT` shows: its answer has no description of columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOut {
+    /// The column names behind each field; `None` where the statement does not tell.
+    pub behind: Option<Vec<BTreeSet<String>>>,
+    /// How rows are written.
+    pub format: CopyFormat,
+    /// Whether the first row is one of names.
+    pub header: bool,
+}
+
+/// How rows of a copy are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// Text with the usual delimiter and NULL.
+    Text,
+    /// CSV with the usual delimiter, quotes and NULL.
+    Csv,
+    /// Anything else.
+    Other,
 }
 
 /// Why a text is not understood; a sentence for people, without data.

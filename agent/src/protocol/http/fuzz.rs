@@ -1,0 +1,106 @@
+//! Rewriting of HTTP's answers, and the watch over its messages, for the fuzzer.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+
+use crate::fuzz::{cut, plan};
+use crate::model::MaskCounts;
+
+use super::answer::mask_event;
+use super::escapes::{Format, Unescape};
+use super::framing::{Noted, Watched};
+use super::websocket::{Frames, More};
+
+/// Escapes are undone alike wherever the bytes are cut.
+pub(crate) fn text(data: &[u8]) {
+    let (kind, rest) = data.split_first().unwrap_or((&0, &[]));
+    let format = match kind % 4 {
+        0 => Format::Json,
+        1 => Format::Markup,
+        2 => Format::Form,
+        _ => Format::Text,
+    };
+    let (first, second) = cut(rest);
+    let plan = plan();
+    let undone = |pieces: &[&[u8]]| {
+        let (mut undoing, mut out, mut counts) =
+            (Unescape::new(format), BytesMut::new(), MaskCounts::default());
+        for piece in pieces {
+            undoing.push(piece, &plan, &mut out, &mut counts);
+        }
+        undoing.finish(&plan, &mut out, &mut counts);
+        out
+    };
+    assert_eq!(
+        undone(&[first, second]),
+        undone(&[[first, second].concat().as_slice()])
+    );
+}
+
+/// An event stays one event.
+pub(crate) fn events(data: &[u8]) {
+    let mut event = data.to_vec();
+    event.retain(|byte| *byte != 0);
+    event.extend_from_slice(b"\n\n");
+    let _masked = mask_event(&event, &plan(), &mut MaskCounts::default());
+}
+
+/// Messages of a WebSocket are masked alike wherever their bytes are cut.
+pub(crate) fn websocket(data: &[u8]) {
+    let (first, second) = cut(data);
+    let masked = |pieces: &[&[u8]]| {
+        let mut frames = Frames::new(plan(), None);
+        let mut out = BytesMut::new();
+        for piece in pieces {
+            let masked = plan().apply(More(&mut frames, piece), &mut MaskCounts::default());
+            out.extend_from_slice(&masked.into_content()?);
+        }
+        Ok::<_, &'static str>(out)
+    };
+    let whole = masked(&[[first, second].concat().as_slice()]);
+    let halves = masked(&[first, second]);
+    // What is let through before a stop may differ; whether it stops may not.
+    assert_eq!(whole.is_ok(), halves.is_ok());
+}
+
+/// The watch sees the same messages wherever the bytes are cut.
+pub(crate) fn framing(data: &[u8]) {
+    let (first, second) = cut(data);
+    let seen = |pieces: Pieces<'_>| {
+        let noted = Arc::new(Noted::default());
+        let mut watched = Watched::new(pieces, Arc::clone(&noted));
+        let mut all = Vec::new();
+        let mut context = Context::from_waker(Waker::noop());
+        let end = {
+            let mut reading = pin!(watched.read_to_end(&mut all));
+            // Pending is how a refused head waits for its answer.
+            Future::poll(reading.as_mut(), &mut context).map(|end| end.is_ok())
+        };
+        (noted.why(), end == Poll::Ready(true))
+    };
+    let whole = [first, second].concat();
+    assert_eq!(seen(Pieces(&[], &whole)), seen(Pieces(first, second)));
+}
+
+/// Two pieces, and the end.
+struct Pieces<'a>(&'a [u8], &'a [u8]);
+
+impl AsyncRead for Pieces<'_> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.0.is_empty() {
+            self.0 = std::mem::take(&mut self.1);
+        }
+        let (head, rest) = self.0.split_at(self.0.len().min(buf.remaining()));
+        buf.put_slice(head);
+        self.0 = rest;
+        Poll::Ready(Ok(()))
+    }
+}
