@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nginx", "the HTTP target of the tests"),
     ("curl", "an HTTP client of the tests"),
     ("nftables", "the kernel benchmark's yardstick"),
+    ("clickhouse-server", "a real, old server for the sink's tests"),
     ("python3-venv", "Python clients"),
     ("ca-certificates", "root certificates"),
 ];

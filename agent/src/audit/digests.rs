@@ -6,32 +6,37 @@ use crate::model::Digest;
 
 use super::columns::{COLUMNS, Kind};
 
-/// The digest of a stored record.
-pub(super) fn of_record(record: &Map<String, Value>) -> Digest {
+/// The digest of a stored record, as it is in a server of today or (`legacy`) of before 20.
+pub(super) fn of_record(record: &Map<String, Value>, legacy: bool) -> Digest {
     let mut whole = String::new();
     for column in COLUMNS {
-        let text = text(column.kind, record.get(column.name));
+        let field = record.get(column.name);
+        let text = if legacy {
+            legacy_text(column.kind, field)
+        } else {
+            text(column.kind, field)
+        };
         measured(&text, &mut whole);
     }
     Digest::of(whole.as_bytes())
 }
 
-/// The digest of many, in their order.
+/// The digest of many, in their order: over their hexadecimal forms as ClickHouse writes them.
 pub(super) fn of_all<'a>(digests: impl Iterator<Item = &'a Digest>) -> Digest {
-    let parts: Vec<&[u8]> = digests.map(|d| d.as_bytes().as_slice()).collect();
-    Digest::of_parts(&parts)
+    let whole: String = digests.map(|d| d.to_string().to_uppercase()).collect();
+    Digest::of(whole.as_bytes())
 }
 
-/// The expression that is the digest of a row of `records`, as bytes.
-pub(super) fn sql_of_row() -> String {
+/// The expression that is the digest of a row of `records`, hexadecimal.
+pub(super) fn sql_of_row(legacy: bool) -> String {
     let columns: Vec<String> = COLUMNS
         .iter()
         .map(|column| {
-            let text = sql_text(column.kind, column.name);
+            let text = sql_text(column.kind, column.name, legacy);
             format!("toString(length({text})), ':', {text}")
         })
         .collect();
-    format!("SHA256(concat({}))", columns.join(", "))
+    format!("hex(SHA256(concat({})))", columns.join(", "))
 }
 
 fn measured(text: &str, out: &mut String) {
@@ -64,7 +69,16 @@ fn text(kind: Kind, field: Option<&Value>) -> String {
     }
 }
 
-fn sql_text(kind: Kind, name: &str) -> String {
+/// Counts are their JSON there, flags numbers.
+fn legacy_text(kind: Kind, field: Option<&Value>) -> String {
+    match (kind, field) {
+        (Kind::Counts, Some(counts)) => counts.to_string(),
+        (Kind::Flag, Some(Value::Bool(flag))) => u8::from(*flag).to_string(),
+        (kind, field) => text(kind, field),
+    }
+}
+
+fn sql_text(kind: Kind, name: &str, legacy: bool) -> String {
     let measured = |value: &str| format!("toString(length({value})), ':', {value}");
     match kind {
         Kind::Number | Kind::SmallNumber | Kind::Time => format!("toString({name})"),
@@ -74,6 +88,7 @@ fn sql_text(kind: Kind, name: &str) -> String {
             let one = measured("toString(x)");
             format!("arrayStringConcat(arrayMap(x -> concat({one}), {name}))")
         }
+        Kind::Counts if legacy => name.to_owned(),
         Kind::Counts => {
             let (key, count) = (measured("toString(k)"), measured("toString(n)"));
             format!(
@@ -88,7 +103,7 @@ mod tests {
     use super::*;
 
     fn digest(json: &str) -> Digest {
-        of_record(&serde_json::from_str(json).expect("an object"))
+        of_record(&serde_json::from_str(json).expect("an object"), false)
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::ClickHouseConfig;
 use crate::model::Digest;
 
-use super::columns::COLUMNS;
+use super::columns::{COLUMNS, Kind};
 use super::segment;
 use super::sink::{Cursor, SinkError, client, code, read, write};
 
@@ -105,20 +105,9 @@ async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, SinkError
     write(&boot.join("shipping.json"), &plan)?;
     let path = boot.join(segment::file_name(plan.segment, "seg"));
     let lines = segment::decode(&segment::read_range(&path, plan.from, plan.to)?).lines;
-    let client = client(config)?;
     let names: Vec<&str> = COLUMNS.iter().map(|c| c.name).collect();
-    let mut insert = client
-        .insert_formatted_with(format!(
-            "INSERT INTO {}.records ({}) FORMAT JSONEachRow",
-            config.database,
-            names.join(", ")
-        ))
-        .with_setting("insert_deduplication_token", plan.token.clone())
-        .with_setting("input_format_skip_unknown_fields", "0")
-        .with_setting("async_insert", "0")
-        .with_timeouts(Some(SEND), Some(ANSWER));
-    insert.send(lines.into()).await?;
-    insert.end().await?;
+    let into = format!("records ({})", names.join(", "));
+    send(config, &into, plan.token.clone(), rows(lines, config.legacy)?).await?;
     write(
         &boot.join("shipped.json"),
         &Cursor {
@@ -128,6 +117,42 @@ async fn batch(boot: &Path, config: &ClickHouseConfig) -> Result<bool, SinkError
         },
     )?;
     Ok(true)
+}
+
+/// One INSERT, acknowledged.
+async fn send(config: &ClickHouseConfig, into: &str, token: String, rows: Vec<u8>) -> Result<(), SinkError> {
+    let statement = format!("INSERT INTO {}.{into} FORMAT JSONEachRow", config.database);
+    let mut insert = client(config)?
+        .insert_formatted_with(statement)
+        .with_setting("input_format_skip_unknown_fields", "0")
+        .with_timeouts(Some(SEND), Some(ANSWER));
+    // A server before 20 knows neither: there what was sent twice is merged, or read with FINAL.
+    if !config.legacy {
+        insert = insert
+            .with_setting("insert_deduplication_token", token)
+            .with_setting("async_insert", "0");
+    }
+    insert.send(rows.into()).await?;
+    Ok(insert.end().await?)
+}
+
+/// The lines of the log as rows of the table: as they are, but for a server without maps.
+fn rows(lines: Vec<u8>, legacy: bool) -> Result<Vec<u8>, SinkError> {
+    if !legacy {
+        return Ok(lines);
+    }
+    let mut rows = Vec::with_capacity(lines.len());
+    for line in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line)?;
+        for column in COLUMNS.iter().filter(|c| c.kind == Kind::Counts) {
+            if let Some(counts) = row.get_mut(column.name) {
+                *counts = counts.to_string().into();
+            }
+        }
+        serde_json::to_writer(&mut rows, &row)?;
+        rows.push(b'\n');
+    }
+    Ok(rows)
 }
 
 /// The next range: whole group commits of one segment, at most as many records as configured (but at least one commit).
@@ -172,20 +197,8 @@ async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result
     let row = serde_json::json!({
         "boot": name, "first": first, "statement": seal.statement, "signature": seal.signature, "key": seal.key,
     });
-    let client = client(config)?;
-    let mut insert = client
-        .insert_formatted_with(format!(
-            "INSERT INTO {}.checkpoints FORMAT JSONEachRow",
-            config.database
-        ))
-        .with_setting(
-            "insert_deduplication_token",
-            format!("{name}-{first}-{}", seal.digest()),
-        )
-        .with_setting("async_insert", "0")
-        .with_timeouts(Some(SEND), Some(ANSWER));
-    insert.send(format!("{row}\n").into()).await?;
-    insert.end().await?;
+    let token = format!("{name}-{first}-{}", seal.digest());
+    send(config, "checkpoints", token, format!("{row}\n").into_bytes()).await?;
     write(
         &boot.join("shipped.json"),
         &Cursor {
@@ -198,7 +211,7 @@ async fn seals(boot: &Path, cursor: Cursor, config: &ClickHouseConfig) -> Result
 
 /// Wrong tables, columns, users, passwords or rights do not mend themselves (ClickHouse's error codes).
 fn needs_somebody(error: &SinkError) -> bool {
-    const CODES: [u32; 8] = [16, 47, 60, 81, 117, 192, 497, 516];
+    const CODES: [u32; 9] = [16, 47, 60, 81, 117, 192, 193, 497, 516];
     match error {
         SinkError::Password(_) => true,
         SinkError::ClickHouse(error) => code(error).is_some_and(|code| CODES.contains(&code)),

@@ -2,9 +2,13 @@
 
 use super::columns::{COLUMNS, Column, Kind};
 
-/// The tables, as `deploy/clickhouse/001-records.sql` has them.
+/// The tables, as `deploy/clickhouse/001-records.sql` has them; for servers before 20, as `deploy/clickhouse/legacy-records.sql` has them.
 #[must_use]
-pub fn clickhouse_tables() -> String {
+pub fn clickhouse_tables(legacy: bool) -> String {
+    if legacy { legacy_tables() } else { tables() }
+}
+
+fn tables() -> String {
     let mut sql = String::from(
         "-- Interdict's records, as `interdict audit schema` prints them. One INSERT is one fixed range of records with a deduplication\n\
          -- token: a retry after a lost answer changes nothing. Plain MergeTree deduplicates only with a window; give a materialized view's\n\
@@ -26,6 +30,57 @@ pub fn clickhouse_tables() -> String {
     sql.push_str(CHECKPOINTS);
     sql
 }
+
+/// Such servers know neither deduplication tokens nor maps nor codecs: what was sent twice is there once when it is read with FINAL.
+fn legacy_tables() -> String {
+    let mut sql = String::from(
+        "-- Interdict's records in a server before 20, as `interdict audit schema --legacy` prints them. Read the views: a retry after a\n\
+         -- lost answer leaves rows twice in the tables, until they are merged.\n\
+         CREATE DATABASE IF NOT EXISTS interdict;\n\n\
+         CREATE TABLE IF NOT EXISTS interdict.records\n(\n",
+    );
+    for Column { name, kind, .. } in COLUMNS {
+        sql.push_str(&format!("    {name} {},\n", legacy_type(*kind)));
+    }
+    sql.push_str(LEGACY_END);
+    sql
+}
+
+const fn legacy_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Number => "UInt64",
+        Kind::SmallNumber => "UInt32",
+        Kind::OptionalNumber => "Nullable(UInt32)",
+        Kind::Time => "Int64",
+        Kind::Flag => "Nullable(UInt8)",
+        Kind::Texts | Kind::Words => "Array(String)",
+        // Counts are their JSON.
+        Kind::Text | Kind::Word | Kind::Counts => "String",
+    }
+}
+
+const LEGACY_END: &str = "    recv DateTime DEFAULT now()
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMM(toDateTime(intDiv(ts_ns, 1000000000)))
+ORDER BY (host, boot, seq);
+
+CREATE VIEW IF NOT EXISTS interdict.records_once AS SELECT * FROM interdict.records FINAL;
+
+CREATE TABLE IF NOT EXISTS interdict.checkpoints
+(
+    boot String,
+    first UInt64,
+    statement String,
+    signature String,
+    key String,
+    recv DateTime DEFAULT now()
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (boot, first);
+
+CREATE VIEW IF NOT EXISTS interdict.checkpoints_once AS SELECT * FROM interdict.checkpoints FINAL;
+";
 
 fn line(column: &Column) -> String {
     let Column {
@@ -180,8 +235,14 @@ mod tests {
         let deployed = include_str!("../../../deploy/clickhouse/001-records.sql");
         assert_eq!(
             deployed,
-            clickhouse_tables(),
+            clickhouse_tables(false),
             "write it anew: interdict audit schema > deploy/clickhouse/001-records.sql"
+        );
+        let deployed = include_str!("../../../deploy/clickhouse/legacy-records.sql");
+        assert_eq!(
+            deployed,
+            clickhouse_tables(true),
+            "write it anew: interdict audit schema --legacy > deploy/clickhouse/legacy-records.sql"
         );
     }
 }

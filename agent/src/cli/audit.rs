@@ -56,7 +56,11 @@ pub(super) enum AuditCommand {
         dir: PathBuf,
     },
     /// Print the tables that ClickHouse needs.
-    Schema,
+    Schema {
+        /// For a server before 20.
+        #[arg(long)]
+        legacy: bool,
+    },
 }
 
 #[derive(Serialize)]
@@ -100,8 +104,8 @@ pub(super) fn run(command: AuditCommand) -> Outcome {
             say(&format!("{count} records are in the index."));
             Ok(OK)
         }
-        AuditCommand::Schema => {
-            say(clickhouse_tables().trim_end());
+        AuditCommand::Schema { legacy } => {
+            say(clickhouse_tables(legacy).trim_end());
             Ok(OK)
         }
     }

@@ -75,8 +75,6 @@ fn print(seen: &SinkVerification) {
     if seen.rights_checked {
         say("The agent's user was asked for: it may insert.");
     } else {
-        say(
-            "The server could not be asked what the agent's user may do, beside that it cannot read (it is older than 24.11).",
-        );
+        say("The server could not be asked what the agent's user may do: it is older than 24.11.");
     }
 }
