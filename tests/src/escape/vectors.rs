@@ -362,11 +362,6 @@ pub const VECTORS: &[Vector] = &[
         Recorded,
         "socket(AF_VSOCK, SOCK_STREAM); print('ESCAPED')",
     ),
-    user(
-        "every other family",
-        Recorded,
-        "made = []\nfor family in set(range(64)) - {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK, AF_PACKET}:\n    for kind in range(1, 6):\n        try: socket(family, kind); made.append(family)\n        except OSError: pass\nif made: print('ESCAPED', set(made))\nelse: raise OSError(errno.EAFNOSUPPORT, 'none')",
-    ),
     // io_uring.
     user(
         "io_uring connect, v4",
@@ -496,6 +491,16 @@ pub const VECTORS: &[Vector] = &[
         Denied,
         "call(BPF, 11, ctypes.create_string_buffer(128), 128); print('ESCAPED')",
     ),
+    root(
+        "bpf(), as root",
+        Recorded,
+        "call(BPF, 11, ctypes.create_string_buffer(128), 128); print('ESCAPED')",
+    ),
+    user(
+        "signal to a free process",
+        Denied,
+        "os.kill(DONOR_PID, 0); print('ESCAPED')",
+    ),
     user(
         "the hooks' pins",
         Denied,
@@ -511,5 +516,10 @@ pub const VECTORS: &[Vector] = &[
         "flood of connections",
         Recorded,
         "open_ = []\nfor i in range(300):\n    s = socket(); s.setblocking(False); s.connect_ex((V4, PORT)); open_.append(s)\ntalk(open_[-1])",
+    ),
+    user(
+        "every other family",
+        Recorded,
+        "made = []\nfor family in set(range(64)) - {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK, AF_PACKET}:\n    for kind in range(1, 6):\n        try: socket(family, kind); made.append(family)\n        except OSError: pass\nif made: print('ESCAPED', set(made))\nelse: raise OSError(errno.EAFNOSUPPORT, 'none')",
     ),
 ];

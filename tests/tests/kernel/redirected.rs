@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, ensure};
 use interdict::guard::Flow;
+use interdict_tests::escape::HOSTILE;
 use tokio::io::AsyncReadExt as _;
 
 use crate::world::{Program, World, governed};
@@ -130,6 +131,44 @@ fn check_process(world: &World, flow: &Flow, pid: u32) -> Result<()> {
         "executable: {process:?}"
     );
     Ok(())
+}
+
+/// A launched process may not have io_uring; the hooks see it all the same, for kernels that cannot stop it.
+pub(crate) fn io_uring_goes_through_the_hooks() -> Result<()> {
+    governed(&[], async |world| {
+        let with = |program: &str| format!("os.environ['PORT'] = '9'\n{HOSTILE}\n{program}");
+        let table = [
+            (
+                "s = tcp(); Uring().connect(s, sa4('10.9.9.9', 85)); s.recv(1)",
+                "10.9.9.9:85",
+            ),
+            (
+                "s = tcp(AF_INET6); Uring().connect(s, sa6('2001:db8::7', 85)); s.recv(1)",
+                "[2001:db8::7]:85",
+            ),
+            (
+                "u = Uring(); s = socket(fileno=u.submit(45, AF_INET, SOCK_STREAM, 0, 0))\n\
+                 u.connect(s, sa4('10.9.9.9', 86)); s.recv(1)",
+                "10.9.9.9:86",
+            ),
+        ];
+        for (program, meant) in table {
+            let program = world.start(&with(program))?;
+            let (stream, flow) = world.accept().await.context(meant)?;
+            ensure!(flow.original.0 == meant.parse()?, "{flow:?}");
+            drop(stream);
+            program.finish().await?;
+        }
+        let said = world
+            .run(&with(
+                "attempt(lambda: Uring().sendto(udp(), MARK, sa4('10.9.9.9', 443)))",
+            ))
+            .await?;
+        ensure!(said == "EPERM", "{said}");
+        let denial = world.denial().await?;
+        ensure!(denial.hook == "sendmsg", "{denial:?}");
+        Ok(())
+    })
 }
 
 pub(crate) fn a_socket_can_connect_again() -> Result<()> {
