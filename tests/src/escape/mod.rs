@@ -287,6 +287,13 @@ pub fn run() -> Result<Vec<Row>> {
         let killed = suite.try_all(Setting::Killed, who)?;
         let stopped = suite.try_all(Setting::Stopped, who)?;
         let records = suite.records(Setting::Alive, who)?;
+        // What the hooks denied meanwhile waits for the agent to go on.
+        let late = suite.records(Setting::Stopped, who)?;
+        let told = |r: &Value| r["reason"].as_str().is_some_and(|why| why.contains("not alive"));
+        ensure!(
+            late.iter().any(|r| r["kind"] == "kernel.denied" && told(r)),
+            "what was denied while the agent was stopped was not recorded afterwards"
+        );
         for (((one, two), three), four) in free.iter().zip(&alive).zip(&killed).zip(&stopped) {
             rows.push(Row::new(one.0, [&one.1, &two.1, &three.1, &four.1], &records));
         }
