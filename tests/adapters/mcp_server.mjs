@@ -17,7 +17,7 @@ const base64 = (text) => Buffer.from(text).toString("base64");
 const PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 const done = (text) => ({ content: [{ type: "text", text }] });
 
-function server() {
+function server(listening) {
   const mcp = new McpServer({ name: "tools", version: "1.0.0" }, { capabilities: { logging: {} } });
   const tool = (name, inputSchema, work) =>
     mcp.registerTool(name, { description: `The tool ${name}.`, inputSchema }, async (input, extra) => {
@@ -25,7 +25,8 @@ function server() {
       return work(input, extra);
     });
   tool("lookup", { name: z.string() }, async ({ name }) => {
-    // Without a request to belong to: goes over the stream that the client opened with GET.
+    // Without a request to belong to: goes over the stream that the client opens with GET.
+    await listening;
     await mcp.server.sendLoggingMessage({ level: "info", data: `looked up ${name}: ${PERSON}` });
     return {
       content: [
@@ -55,7 +56,17 @@ const web = createServer({ cert: readFileSync(certificate), key: readFileSync(ke
       enableJsonResponse: sessions.size % 2 === 1,
       onsessioninitialized: (id) => sessions.set(id, transport),
     });
-    await server().connect(transport);
+    let open;
+    const listening = new Promise((resolve) => (open = resolve));
+    transport.opened = open;
+    await server(listening).connect(transport);
+  }
+  if (request.method === "GET") {
+    const head = response.writeHead;
+    response.writeHead = (...all) => {
+      transport.opened();
+      return head.apply(response, all);
+    };
   }
   await transport.handleRequest(request, response);
 });
