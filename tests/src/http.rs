@@ -14,6 +14,7 @@ use interdict::connection::Connection;
 use interdict::connection::tls::Authority;
 use interdict::model::{ConnectionId, OriginalDst, PeerAddr};
 use interdict::protocol::http::{Legs, serve};
+use interdict::protocol::llm::ModelApi;
 use interdict::protocol::mcp::McpServer;
 use interdict::session::Rooms;
 use interdict::task::{Task, Tasks, spawn};
@@ -154,7 +155,7 @@ fn backend(dir: &Path) -> Result<(Child, u16)> {
 pub struct HttpSetting<'a> {
     /// Whether the relay is in front of nginx, or of the backend without TLS.
     pub tls: bool,
-    /// `http` or `mcp`.
+    /// `http`, `mcp` or `llm`.
     pub protocol: &'a str,
     /// Policies beside those that ship.
     pub policies: &'a str,
@@ -206,6 +207,7 @@ impl HttpRelay {
         let legs = Legs::new(&one, authority)?;
         let legs = Arc::new(match setting.protocol {
             "mcp" => legs.speaking(Arc::new(McpServer)),
+            "llm" => legs.speaking(Arc::new(ModelApi)),
             _ => legs,
         });
         let rooms = Arc::new(rooms(&config, setting.policies)?);

@@ -12,7 +12,7 @@ use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier}
 use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
 use crate::credential::Credential;
 use crate::model::{Protocol, TargetName};
-use crate::protocol::{http, mcp, opaque, postgres};
+use crate::protocol::{http, llm, mcp, opaque, postgres};
 use crate::session::Rooms;
 use crate::task::Tasks;
 
@@ -65,6 +65,7 @@ impl Serving {
             let one = http::Legs::new(target, Arc::clone(authority))?;
             let one = match target.target.protocol {
                 Protocol::Mcp => one.speaking(Arc::new(mcp::McpServer)),
+                Protocol::Llm => one.speaking(Arc::new(llm::ModelApi)),
                 Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,
             };
             http.insert(target.target.name.clone(), Arc::new(one));
@@ -123,7 +124,7 @@ impl Serving {
         let rooms = Arc::clone(&self.rooms);
         match target.target.protocol {
             Protocol::Opaque => Box::pin(opaque::serve(connection, rooms, target)).await,
-            Protocol::Http | Protocol::Mcp => match self.http.get(&target.target.name) {
+            Protocol::Http | Protocol::Mcp | Protocol::Llm => match self.http.get(&target.target.name) {
                 Some(legs) => {
                     let legs = Arc::clone(legs);
                     Box::pin(http::serve(connection, rooms, target, legs)).await;

@@ -292,10 +292,12 @@ impl Reader<'_> {
         let protocol = self.take(&protocol, protocol_of)?;
         let port = match protocol {
             Protocol::Postgres => Some(5432),
-            Protocol::Http | Protocol::Mcp if tls.as_ref().is_some_and(|t| t.get_ref() == "disabled") => {
+            Protocol::Http | Protocol::Mcp | Protocol::Llm
+                if tls.as_ref().is_some_and(|t| t.get_ref() == "disabled") =>
+            {
                 Some(80)
             }
-            Protocol::Http | Protocol::Mcp => Some(443),
+            Protocol::Http | Protocol::Mcp | Protocol::Llm => Some(443),
             Protocol::Opaque => None,
         };
         if addresses.get_ref().is_empty() {
@@ -584,9 +586,10 @@ fn protocol_of(text: &str) -> Result<Protocol, String> {
         "postgres" => Ok(Protocol::Postgres),
         "http" => Ok(Protocol::Http),
         "mcp" => Ok(Protocol::Mcp),
+        "llm" => Ok(Protocol::Llm),
         "opaque" => Ok(Protocol::Opaque),
         other => Err(format!(
-            "{other:?} is no protocol that is known: write \"postgres\", \"http\", \"mcp\" or \"opaque\""
+            "{other:?} is no protocol that is known: write \"postgres\", \"http\", \"mcp\", \"llm\" or \"opaque\""
         )),
     }
 }

@@ -16,8 +16,8 @@ pub(super) fn credential_place<'t>(
     user: Option<&'t Text>,
 ) -> Result<CredentialPlace, Wrong<'t>> {
     match (protocol, place) {
-        (Protocol::Http | Protocol::Mcp, Some(word)) => http(word, name, user),
-        (Protocol::Http | Protocol::Mcp, None) => Err((
+        (Protocol::Http | Protocol::Mcp | Protocol::Llm, Some(word)) => http(word, name, user),
+        (Protocol::Http | Protocol::Mcp | Protocol::Llm, None) => Err((
             None,
             "say where the target expects it: as = \"bearer\", \"basic\", \"header\" or \"query\"".into(),
         )),

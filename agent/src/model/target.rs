@@ -36,6 +36,8 @@ pub enum Protocol {
     Http,
     /// The Model Context Protocol over HTTP.
     Mcp,
+    /// APIs of models: OpenAI's and Anthropic's.
+    Llm,
     /// Bytes that the agent does not understand: forwarded only where a policy names the destination.
     Opaque,
 }
@@ -44,7 +46,7 @@ impl Protocol {
     /// Whether it is HTTP on the wire.
     #[must_use]
     pub const fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Mcp)
+        matches!(self, Self::Http | Self::Mcp | Self::Llm)
     }
 
     /// The name in configuration, policies and records.
@@ -54,6 +56,7 @@ impl Protocol {
             Self::Postgres => "postgres",
             Self::Http => "http",
             Self::Mcp => "mcp",
+            Self::Llm => "llm",
             Self::Opaque => "opaque",
         }
     }

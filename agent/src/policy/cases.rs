@@ -391,12 +391,13 @@ fn target(raw: RawResource) -> Result<Target, String> {
             Protocol::Postgres,
             Protocol::Http,
             Protocol::Mcp,
+            Protocol::Llm,
             Protocol::Opaque,
         ]
         .into_iter()
         .find(|p| p.name() == name)
         .ok_or_else(|| {
-            format!("{name:?} is no protocol: write \"postgres\", \"http\", \"mcp\" or \"opaque\"")
+            format!("{name:?} is no protocol: write \"postgres\", \"http\", \"mcp\", \"llm\" or \"opaque\"")
         })?,
     };
     Ok(Target {

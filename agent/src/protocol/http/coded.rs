@@ -9,7 +9,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::mask::MaskPlan;
 use crate::model::MaskCounts;
-use crate::protocol::http::dialect::{masked_json, masked_plain};
+
+use super::dialect::{masked_json, masked_plain};
 
 /// Shortest base64 in which anything can be found: that of `a@b.io`.
 const SHORTEST: usize = 8;
@@ -23,7 +24,7 @@ const PLAIN: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
 const URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
 
 /// `text` with what its strings carry as base64 masked, and how many contents no detector reads.
-pub(super) fn masked(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> (Vec<u8>, u64) {
+pub(in crate::protocol) fn masked(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> (Vec<u8>, u64) {
     let (mut out, mut unseen) = (Vec::with_capacity(text.len()), 0_u64);
     let mut rest = text;
     while let Some((before, string, after)) = next_string(rest) {

@@ -3,14 +3,15 @@
 
 use std::fmt::Debug;
 
+use bytes::BytesMut;
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 
-use crate::mask::MaskPlan;
+use crate::mask::{MaskPlan, StreamMask};
 use crate::model::{MaskCounts, Operation, Refusal};
 
 use super::answer::mask_event;
-use super::escapes::{Format, masked_text};
+use super::escapes::{Format, Unescape, masked_text};
 
 /// What a target speaks; one value for all its connections, so it may remember (behind a lock of its own).
 pub trait Speaks: Debug + Send + Sync {
@@ -55,6 +56,8 @@ pub struct Words {
     pub content_type: &'static str,
     /// Its body. Holds nothing that came from the target.
     pub body: Vec<u8>,
+    /// Further fields of its head.
+    pub fields: &'static [(&'static str, &'static str)],
 }
 
 /// One request and its answer.
@@ -75,12 +78,59 @@ pub trait Dialect: Debug + Send {
     /// The masked form of a piece that was cut out. Total: what cannot be read is redacted or left out (empty).
     fn response_event(&mut self, event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8>;
 
+    /// What is still held back when the answer is complete, masked.
+    fn response_end(&mut self, _plan: &MaskPlan, _counts: &mut MaskCounts) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// A refusal in the dialect's words; `None`: as a problem document.
     fn refusal(&self, refusal: &Refusal) -> Option<Words>;
 
     /// What the record of the outcome says beside the status, once the answer is through. Never data.
     fn note(&self) -> String {
         String::new()
+    }
+}
+
+/// Masks one text that arrives in pieces, its escapes undone first.
+#[derive(Debug)]
+pub struct MaskedText {
+    unescape: Unescape,
+    mask: StreamMask,
+    plan: MaskPlan,
+}
+
+impl MaskedText {
+    /// A text of which nothing else is known; JSON where it begins like JSON.
+    #[must_use]
+    pub fn new(plan: &MaskPlan) -> Self {
+        Self {
+            unescape: Unescape::new(Format::Text),
+            mask: plan.stream(),
+            plan: plan.clone(),
+        }
+    }
+
+    /// Takes a piece; what is decided.
+    pub fn push(&mut self, piece: &[u8], counts: &mut MaskCounts) -> Vec<u8> {
+        let (mut plain, mut out) = (BytesMut::new(), BytesMut::new());
+        self.unescape.push(piece, &self.plan, &mut plain, counts);
+        self.mask.push(&plain, &mut out);
+        out.to_vec()
+    }
+
+    /// The text is complete: the rest.
+    pub fn finish(self, counts: &mut MaskCounts) -> Vec<u8> {
+        let Self {
+            unescape,
+            mut mask,
+            plan,
+        } = self;
+        let (mut plain, mut out) = (BytesMut::new(), BytesMut::new());
+        unescape.finish(&plan, &mut plain, counts);
+        mask.push(&plain, &mut out);
+        counts.merge(&mask.finish(&mut out));
+        out.to_vec()
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod call;
+pub(in crate::protocol) mod coded;
 pub mod dialect;
 mod escapes;
 mod exchange;

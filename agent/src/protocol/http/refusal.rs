@@ -41,6 +41,9 @@ pub(super) fn answer(refusal: &Refusal, status: Option<StatusCode>, tongue: &Ton
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(words.content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in words.fields {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
         return Answer::refuse(&words, refusal, (words.status, headers));
     }
     let status = status.unwrap_or_else(|| usual(&refusal.kind));

@@ -2,11 +2,10 @@
 //! 2025-11-25, without from 2026-07-28).
 //!
 //! `message` reads JSON-RPC, `call` says what a message asks for, `headers` holds the mirrored fields against it,
-//! `refusal` answers in the protocol's words, `coded` masks what results carry as base64, `server` is the dialect that the HTTP relay asks. What decides is always
+//! `refusal` answers in the protocol's words, `server` is the dialect that the HTTP relay asks. What decides is always
 //! the parsed body; `clientInfo` and tool annotations are claims, and no input of any decision.
 
 mod call;
-mod coded;
 mod headers;
 mod message;
 mod refusal;

@@ -5,10 +5,11 @@
 //! JSON-RPC error at status 200; what is not answered (notifications) gets a problem document.
 
 use hyper::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::model::{Group, PolicyId, Refusal, RefusalKind};
+use crate::model::{Refusal, RefusalKind};
 use crate::protocol::http::dialect::Words;
+use crate::protocol::told::{facts, told};
 
 use crate::model::Action;
 
@@ -23,7 +24,7 @@ pub(super) fn words(call: &Call, refusal: &Refusal) -> Option<Words> {
     let facts = facts(refusal);
     let answer = if call.action == Action::McpToolCall {
         let mut result = json!({
-            "content": [{"type": "text", "text": told(refusal)}],
+            "content": [{"type": "text", "text": told(refusal, "call")}],
             "isError": true,
             "_meta": {META: facts},
         });
@@ -32,7 +33,8 @@ pub(super) fn words(call: &Call, refusal: &Refusal) -> Option<Words> {
         }
         json!({"jsonrpc": "2.0", "id": id, "result": result})
     } else {
-        let error = json!({"code": code(&refusal.kind), "message": told(refusal), "data": {META: facts}});
+        let error =
+            json!({"code": code(&refusal.kind), "message": told(refusal, "call"), "data": {META: facts}});
         json!({"jsonrpc": "2.0", "id": id, "error": error})
     };
     Some(written(StatusCode::OK, &answer))
@@ -40,7 +42,7 @@ pub(super) fn words(call: &Call, refusal: &Refusal) -> Option<Words> {
 
 /// The answer to what is no message, or contradicts itself.
 pub(super) fn malformed(id: Option<&Value>, code: i64, refusal: &Refusal) -> Words {
-    let error = json!({"code": code, "message": told(refusal), "data": {META: facts(refusal)}});
+    let error = json!({"code": code, "message": told(refusal, "call"), "data": {META: facts(refusal)}});
     written(
         StatusCode::BAD_REQUEST,
         &json!({"jsonrpc": "2.0", "id": id, "error": error}),
@@ -52,61 +54,8 @@ fn written(status: StatusCode, answer: &Value) -> Words {
         status,
         content_type: "application/json",
         body: answer.to_string().into_bytes(),
+        fields: &[],
     }
-}
-
-/// The whole story: a model acts on nothing else.
-fn told(refusal: &Refusal) -> String {
-    let mut text = match &refusal.kind {
-        RefusalKind::PendingApproval { ticket, approvers } => {
-            let groups: Vec<&str> = approvers.iter().map(Group::as_str).collect();
-            format!(
-                "PENDING_APPROVAL: {refusal} Somebody of {} can approve it: interdict approvals approve {ticket}. \
-                 After that, repeat the identical call: it goes through once.",
-                groups.join(", ")
-            )
-        }
-        RefusalKind::ApprovalDenied { ticket } => format!("DENIED: {refusal} ({ticket})"),
-        RefusalKind::Denied => format!("DENIED: {refusal}"),
-        RefusalKind::Identity
-        | RefusalKind::NotUnderstood
-        | RefusalKind::NotRecorded
-        | RefusalKind::Limit
-        | RefusalKind::Unreachable
-        | RefusalKind::Cancelled
-        | RefusalKind::TimeLimit => format!("REFUSED: {refusal}"),
-    };
-    if !refusal.next_step.is_empty() {
-        text.push(' ');
-        text.push_str(&refusal.next_step);
-    }
-    if matches!(
-        refusal.kind,
-        RefusalKind::Denied | RefusalKind::ApprovalDenied { .. }
-    ) {
-        text.push_str(
-            " Interdict enforces this outside of the tool: trying again in another way does not help.",
-        );
-    }
-    text
-}
-
-/// The same for machines.
-fn facts(refusal: &Refusal) -> Value {
-    let mut facts = Map::new();
-    facts.insert("outcome".into(), json!(refusal.kind.name()));
-    facts.insert("reason".into(), json!(refusal.reason));
-    let policies: Vec<&str> = refusal.policies.iter().map(PolicyId::as_str).collect();
-    facts.insert("policies".into(), json!(policies));
-    if let Some(operation) = refusal.operation {
-        facts.insert("operation".into(), json!(operation.to_string()));
-    }
-    if let RefusalKind::PendingApproval { ticket, approvers } = &refusal.kind {
-        let groups: Vec<&str> = approvers.iter().map(Group::as_str).collect();
-        facts.insert("ticket".into(), json!(ticket.as_str()));
-        facts.insert("approvers".into(), json!(groups));
-    }
-    Value::Object(facts)
 }
 
 /// An application's code: outside of what JSON-RPC reserves (-32768 to -32000).

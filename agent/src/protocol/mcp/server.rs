@@ -7,10 +7,10 @@ use crate::mask::MaskPlan;
 use crate::model::{
     Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Operation, Refusal, RefusalKind,
 };
+use crate::protocol::http::coded;
 use crate::protocol::http::dialect::{Asked, Cut, Dialect, Speaks, Words, masked_event, masked_json};
 
 use super::call::Call;
-use super::coded;
 use super::headers::agree;
 use super::message::{Message, MessageError};
 use super::refusal;

@@ -131,7 +131,10 @@ impl Masker {
                 if !rest.is_empty() {
                     out.extend_from_slice(&one(&rest, &mut dialect, plan, counts));
                 }
-                *self = Self::Done(dialect.map(|dialect| dialect.note()).unwrap_or_default());
+                if let Some(mut dialect) = dialect {
+                    out.extend_from_slice(&dialect.response_end(plan, counts));
+                    *self = Self::Done(dialect.note());
+                }
             }
             Self::Whole(whole, mut dialect) => {
                 out.extend_from_slice(&dialect.response_event(&whole, plan, counts));

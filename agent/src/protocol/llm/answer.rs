@@ -1,0 +1,221 @@
+//! Masks what a model answers, as a whole and event by event, and counts its tokens.
+
+use serde_json::Value;
+
+use crate::json::parse;
+use crate::mask::MaskPlan;
+use crate::model::MaskCounts;
+use crate::protocol::http::coded;
+use crate::protocol::http::dialect::{masked_event, masked_json, masked_plain};
+
+use super::deltas::{Ends, Texts, ends, places, without_names};
+use super::event::Event;
+
+/// In the place of an event that readers could understand in different ways: a comment.
+const WITHHELD: &[u8] = b": Interdict withheld an event that could not be read\n\n";
+
+/// One answer.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    texts: Texts,
+    /// Tokens in and out, as the provider counts them.
+    tokens: Option<(u64, u64)>,
+}
+
+impl Answers {
+    /// A whole answer.
+    pub(super) fn whole(&mut self, body: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        let Ok(mut value) = parse(body) else {
+            return masked_text(body, plan, counts);
+        };
+        self.count(&value);
+        // As it came, where nothing inside of its strings changed.
+        if inner(&mut value, plan, counts) {
+            masked_text(value.to_string().as_bytes(), plan, counts)
+        } else {
+            masked_text(body, plan, counts)
+        }
+    }
+
+    /// One event of a stream.
+    pub(super) fn event(&mut self, raw: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        let Some(event) = Event::read(raw) else {
+            return masked_event(raw, plan, counts);
+        };
+        if event.data.trim_ascii() == b"[DONE]" {
+            let mut out = self.ended(&Ends::All, &event, plan, counts);
+            out.extend_from_slice(raw);
+            return out;
+        }
+        let mut value = match parse(&event.data) {
+            Ok(value) => value,
+            // Pieces of a text could stand in it, where nobody joins them.
+            Err(_ambiguous) if event.data.trim_ascii_start().starts_with(b"{") => return WITHHELD.to_vec(),
+            Err(_no_json) => return masked_event(raw, plan, counts),
+        };
+        self.count(&value);
+        let places = places(&value);
+        let mut pieces = Vec::new();
+        for (at, channel) in places {
+            if let Some(Value::String(piece)) = value.pointer_mut(&at).map(std::mem::take) {
+                if let Some(place) = value.pointer_mut(&at) {
+                    *place = Value::from("");
+                }
+                pieces.push((at, channel, piece));
+            }
+        }
+        let ends = ends(&value);
+        let bare = value.clone();
+        let mut changed = inner(&mut value, plan, counts);
+        let plain = value.to_string();
+        let masked = masked_text(plain.as_bytes(), plan, counts);
+        if masked != plain.as_bytes() {
+            changed = true;
+            match parse(&masked) {
+                Ok(masked) => value = masked,
+                // Nothing of it can be shown.
+                Err(_no_json) => value = Value::Null,
+            }
+        }
+        let other = masked_event(&event.other, plan, counts);
+        for (at, channel, piece) in pieces {
+            let last = (other.clone(), template(&bare, &at), at.clone());
+            let mut out = self.texts.push(&channel, &piece, last, plan, counts);
+            if ends.has(&channel) {
+                out.push_str(&self.texts.finish(&channel, counts));
+            }
+            changed |= out != piece;
+            if let Some(place) = value.pointer_mut(&at) {
+                *place = Value::from(out);
+            }
+        }
+        let mut out = self.ended(&ends, &event, plan, counts);
+        if changed {
+            out.extend(event.with(&other, value.to_string().as_bytes()));
+        } else {
+            out.extend(masked_event(raw, plan, counts));
+        }
+        out
+    }
+
+    /// The stream is over.
+    pub(super) fn end(&mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        match Event::read(b"data:\n\n") {
+            Some(event) => self.ended(&Ends::All, &event, plan, counts),
+            None => Vec::new(),
+        }
+    }
+
+    /// What the record says of it.
+    pub(super) fn note(&self) -> String {
+        match self.tokens {
+            None => String::new(),
+            Some((input, output)) => format!("tokens: {input} in, {output} out"),
+        }
+    }
+
+    /// The rests of texts that are complete, each in an event like the one before it.
+    fn ended(&mut self, ends: &Ends, event: &Event, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        let mut out = Vec::new();
+        for rest in self.texts.end(ends, counts) {
+            let mut data = rest.data;
+            // The same as was masked in that event; counted there.
+            let mut again = MaskCounts::default();
+            inner(&mut data, plan, &mut again);
+            out.extend(event.with(&rest.other, data.to_string().as_bytes()));
+        }
+        out
+    }
+
+    /// Providers say it more than once: the last word of each counts.
+    fn count(&mut self, value: &Value) {
+        let holders = ["/usage", "/response/usage", "/message/usage"];
+        for usage in holders.iter().filter_map(|at| value.pointer(at)) {
+            let one = |names: [&str; 2]| names.iter().find_map(|n| usage.get(*n).and_then(Value::as_u64));
+            let (input, output) = (
+                one(["input_tokens", "prompt_tokens"]),
+                one(["output_tokens", "completion_tokens"]),
+            );
+            if input.is_none() && output.is_none() {
+                continue;
+            }
+            let (before, after) = self.tokens.unwrap_or_default();
+            self.tokens = Some((input.unwrap_or(before), output.unwrap_or(after)));
+        }
+    }
+}
+
+/// A JSON text with everything masked that stands in one string.
+fn masked_text(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+    let (decoded, _) = coded::masked(text, plan, counts);
+    masked_json(&decoded, plan, counts)
+}
+
+/// An event that carries nothing but one text: without other pieces, ends and counts.
+fn template(bare: &Value, at: &str) -> Value {
+    let mut value = bare.clone();
+    let choice = at
+        .strip_prefix("/choices/")
+        .and_then(|rest| rest.split('/').next()?.parse::<usize>().ok());
+    let Some(members) = value.as_object_mut() else {
+        return value;
+    };
+    members.remove("usage");
+    if let Some(choices) = members.get_mut("choices").and_then(Value::as_array_mut) {
+        for (nth, one) in choices.iter_mut().enumerate() {
+            let Some(one) = one.as_object_mut() else { continue };
+            one.insert("finish_reason".into(), Value::Null);
+            one.remove("logprobs");
+            if Some(nth) != choice {
+                one.insert("delta".into(), Value::Object(serde_json::Map::new()));
+            } else if let Some(delta) = one.get_mut("delta") {
+                without_names(delta);
+            }
+        }
+    }
+    value
+}
+
+/// Masks JSON inside of strings (arguments of tools), whose escapes hide from the outer mask, and takes out the
+/// probabilities of tokens: they spell the text in pieces. Whether anything changed.
+fn inner(value: &mut Value, plan: &MaskPlan, counts: &mut MaskCounts) -> bool {
+    let mut changed = false;
+    let mut left: Vec<&mut Value> = vec![value];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::String(text) if text.trim_start().starts_with(['{', '[']) => {
+                let mut found = MaskCounts::default();
+                let masked = masked_plain(text.as_bytes(), plan, &mut found);
+                if found.total() > 0 {
+                    counts.merge(&found);
+                    *text = String::from_utf8_lossy(&masked).into_owned();
+                    changed = true;
+                }
+            }
+            Value::Array(items) => left.extend(items),
+            Value::Object(members) => {
+                for (name, member) in members {
+                    if name == "logprobs" && !is_empty(member) {
+                        *member = if member.is_array() {
+                            Value::Array(Vec::new())
+                        } else {
+                            Value::Null
+                        };
+                        changed = true;
+                    }
+                    left.push(member);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    changed
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => false,
+    }
+}

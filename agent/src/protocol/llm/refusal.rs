@@ -1,0 +1,63 @@
+//! A refusal in the provider's own body: the official clients raise their own errors from it, with its text.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::model::{Refusal, RefusalKind};
+use crate::protocol::http::dialect::Words;
+use crate::protocol::told::{facts, told};
+
+use super::prompt::Api;
+
+/// The official clients send again by themselves what may succeed then (408, 409, 429, 5xx), unless they are told not to.
+const NO_RETRY: &[(&str, &str)] = &[("x-should-retry", "false")];
+
+pub(super) fn words(api: Api, refusal: &Refusal) -> Words {
+    let message = told(refusal, "request");
+    let body = match api {
+        Api::Chat | Api::Responses => json!({"error": {
+            "message": message, "type": "policy_denied", "code": refusal.kind.name(), "param": Value::Null,
+            "interdict": facts(refusal),
+        }}),
+        Api::Messages => json!({"type": "error", "error": {
+            "type": anthropic(&refusal.kind), "message": message, "interdict": facts(refusal),
+        }}),
+    };
+    let (status, may_retry) = status(&refusal.kind);
+    Words {
+        status,
+        content_type: "application/json",
+        body: body.to_string().into_bytes(),
+        fields: if may_retry { &[] } else { NO_RETRY },
+    }
+}
+
+/// The status, and whether sending again by itself may help.
+const fn status(kind: &RefusalKind) -> (StatusCode, bool) {
+    match kind {
+        RefusalKind::Denied
+        | RefusalKind::PendingApproval { .. }
+        | RefusalKind::ApprovalDenied { .. }
+        | RefusalKind::Identity
+        | RefusalKind::Cancelled => (StatusCode::FORBIDDEN, false),
+        RefusalKind::NotUnderstood => (StatusCode::BAD_REQUEST, false),
+        RefusalKind::Limit => (StatusCode::PAYLOAD_TOO_LARGE, false),
+        RefusalKind::TimeLimit => (StatusCode::GATEWAY_TIMEOUT, false),
+        RefusalKind::NotRecorded => (StatusCode::SERVICE_UNAVAILABLE, true),
+        RefusalKind::Unreachable => (StatusCode::BAD_GATEWAY, true),
+    }
+}
+
+const fn anthropic(kind: &RefusalKind) -> &'static str {
+    match kind {
+        RefusalKind::Denied
+        | RefusalKind::PendingApproval { .. }
+        | RefusalKind::ApprovalDenied { .. }
+        | RefusalKind::Identity
+        | RefusalKind::Cancelled => "permission_error",
+        RefusalKind::NotUnderstood => "invalid_request_error",
+        RefusalKind::Limit => "request_too_large",
+        RefusalKind::TimeLimit => "timeout_error",
+        RefusalKind::NotRecorded | RefusalKind::Unreachable => "api_error",
+    }
+}
