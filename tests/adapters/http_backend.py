@@ -55,9 +55,12 @@ class Handler(BaseHTTPRequestHandler):
     def chunk(self, piece):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
-    def file(self, name, type="application/octet-stream", coding="", step="0"):
-        with open(f"{directory}/{name}", "rb") as file:
-            body = coded(file.read(), coding)
+    def file(self, name, type="application/octet-stream", coding="", step="0", **_):
+        try:
+            with open(f"{directory}/{name}", "rb") as file:
+                body = coded(file.read(), coding)
+        except OSError:
+            return self.reply(404)
         self.send_response(200)
         self.send_header("Content-Type", type)
         self.send_header("ETag", '"abc"')

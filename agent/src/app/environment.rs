@@ -11,13 +11,15 @@ use rustls_pki_types::CertificateDer;
 use crate::config::{Config, SecretSourceConfig};
 
 /// Variables that name a file of *all* trusted roots: they get the system's roots and the agent's CA.
-const BUNDLE_VARIABLES: [&str; 11] = [
+const BUNDLE_VARIABLES: [&str; 12] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
     "AWS_CA_BUNDLE",
     "PIP_CERT",
+    // Without it npm would use a file of its own configuration alone.
+    "npm_config_cafile",
     "CARGO_HTTP_CAINFO",
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
     "NIX_SSL_CERT_FILE",
