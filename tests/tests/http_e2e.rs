@@ -129,6 +129,20 @@ fn unchanged_clients_verify_and_see_masked_answers() {
     let seen = w.agent.run(Some(&w.alice), &command).expect("run");
     assert!(seen.out.contains("a***@e***.com"), "{}{}", seen.out, seen.err);
     assert!(!exported.out.contains("PRIVATE"));
+    // Programs that read no variable see the system's roots with the agent's among them; the host's stay as they are.
+    let before = std::fs::read("/etc/ssl/certs/ca-certificates.crt").expect("the system's roots");
+    for command in [["curl", "-sS", &url], ["wget", "-qO-", &url]] {
+        let command: Vec<&str> = ["env", "-i"].into_iter().chain(command).collect();
+        let seen = w.agent.run(Some(&w.alice), &command).expect("run");
+        assert!(
+            seen.out.contains("a***@e***.com"),
+            "{command:?} {}{}",
+            seen.out,
+            seen.err
+        );
+    }
+    let after = std::fs::read("/etc/ssl/certs/ca-certificates.crt").expect("the system's roots");
+    assert!(before == after);
 }
 
 #[test]

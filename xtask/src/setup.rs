@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "the network namespaces of the escape suite"),
     ("nginx", "the HTTP target of the tests"),
     ("curl", "an HTTP client of the tests"),
+    ("wget", "an HTTP client of the tests"),
     ("nftables", "the kernel benchmark's yardstick"),
     ("clickhouse-server", "a real, old server for the sink's tests"),
     ("python3-venv", "Python clients"),

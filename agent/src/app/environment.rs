@@ -36,6 +36,8 @@ pub struct Environment {
     pub set: Vec<(OsString, OsString)>,
     /// Variables to remove: they hold what only the agent may know.
     pub removed: Vec<OsString>,
+    /// The file of all trusted roots.
+    pub bundle: PathBuf,
 }
 
 /// The changes for a command: trust in the agent's CA, and no variable that the configuration takes a secret from
@@ -66,7 +68,11 @@ pub fn for_command(config: &Config, ca: &Path, bundle: &Path, token_variable: Op
         .collect();
     removed.extend(token_variable.map(Into::into));
     removed.push("INTERDICT_TOKEN".into());
-    Environment { set, removed }
+    Environment {
+        set,
+        removed,
+        bundle: bundle.to_owned(),
+    }
 }
 
 /// Writes the system's roots and the agent's CA to one file, readable by everybody, and returns its path.

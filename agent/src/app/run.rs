@@ -313,7 +313,11 @@ fn launch_spec(
     run_as: Option<RunAs>,
     changes: environment::Environment,
 ) -> LaunchSpec {
-    let environment::Environment { mut set, removed } = changes;
+    let environment::Environment {
+        mut set,
+        removed,
+        bundle,
+    } = changes;
     let identity = run_as.map(
         |RunAs {
              name,
@@ -335,6 +339,7 @@ fn launch_spec(
         identity,
         set,
         removed,
+        trust: Some(bundle),
     }
 }
 

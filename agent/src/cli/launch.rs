@@ -20,6 +20,8 @@ pub(super) struct LaunchArgs {
     gid: Option<u32>,
     #[arg(long, value_delimiter = ',')]
     groups: Vec<u32>,
+    #[arg(long)]
+    trust: Option<PathBuf>,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -33,7 +35,12 @@ pub(super) fn run(args: &LaunchArgs) -> Outcome {
         }),
         _ => None,
     };
-    let (status, message) = launched_main(&args.procs, identity.as_ref(), &args.command);
+    let (status, message) = launched_main(
+        &args.procs,
+        identity.as_ref(),
+        args.trust.as_deref(),
+        &args.command,
+    );
     Err(Failure {
         status: u8::try_from(status).unwrap_or(super::FAILED),
         message,

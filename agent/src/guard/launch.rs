@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -24,6 +24,7 @@ use super::filter;
 use super::hooks::Guard;
 use super::supervise::supervise;
 use super::sys;
+use super::trust;
 
 /// As shells do: the command was found and could not be run.
 const NOT_RUNNABLE: i32 = 126;
@@ -52,6 +53,8 @@ pub struct LaunchSpec {
     pub set: Vec<(OsString, OsString)>,
     /// Variables to remove.
     pub removed: Vec<OsString>,
+    /// The file of roots that stands in the place of the system's.
+    pub trust: Option<PathBuf>,
 }
 
 /// A started command.
@@ -90,6 +93,9 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
             &groups.join(","),
         ]);
     }
+    if let Some(bundle) = &spec.trust {
+        command.arg("--trust").arg(bundle);
+    }
     command.arg("--").args(&spec.command);
     for name in &spec.removed {
         command.env_remove(name);
@@ -99,6 +105,13 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
     let pid = child.id().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     let started = async {
         wait_stopped(pid).await.map_err(failed)?;
+        if let Some(bundle) = &spec.trust
+            && !trust::is_covered(pid, bundle)
+        {
+            tracing::warn!(
+                "the system's roots could not be covered for the command: only programs that read SSL_CERT_FILE and its likes trust the agent"
+            );
+        }
         guard.label(pid, RUN_LABEL)?;
         if let Err(error) = supervise(raw(pid).map_err(failed)?, guard.tell()) {
             tracing::warn!(%error, "system calls that the filter stops fail, and are not recorded");
@@ -148,10 +161,17 @@ fn raw(pid: u32) -> io::Result<Pid> {
 /// The child's side: joins, waits for the agent's go, drops to the user, becomes the command. Returns only on failure:
 /// the exit status and what to print.
 #[must_use]
-pub fn launched_main(procs: &Path, identity: Option<&Identity>, command: &[OsString]) -> (i32, String) {
+pub fn launched_main(
+    procs: &Path,
+    identity: Option<&Identity>,
+    bundle: Option<&Path>,
+    command: &[OsString],
+) -> (i32, String) {
     let Some((program, arguments)) = command.split_first() else {
         return (NOT_FOUND, "no command was given".into());
     };
+    // First, as the filter and the domain end it. Where it may not be, the agent sees that and says so.
+    let _said_by_the_agent = bundle.map(trust::trust);
     // Its listener is the agent's once the agent has taken it; here it closes when this process becomes the command.
     let _listener = match filter::install() {
         Ok(listener) => listener,

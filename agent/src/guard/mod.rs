@@ -20,6 +20,7 @@ mod rules;
 mod supervise;
 mod sys;
 mod table;
+mod trust;
 
 pub use attach::{HookState, probe};
 pub use cgroup::RunCgroup;

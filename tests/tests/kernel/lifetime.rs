@@ -81,6 +81,7 @@ fn spec(command: Vec<OsString>, identity: Option<Identity>) -> LaunchSpec {
         identity,
         set: vec![("INTERDICT_TEST_SET".into(), "yes".into())],
         removed: vec!["PATH".into()],
+        trust: None,
     }
 }
 
