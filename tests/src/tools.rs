@@ -81,23 +81,39 @@ pub fn can_serve_http(test: &str) -> bool {
 /// As [`can_govern`].
 #[must_use]
 pub fn can_speak_mcp(test: &str) -> bool {
-    let installed = |package: &str| {
-        let mut python = std::process::Command::new(python());
-        let found = python.args(["-c", &format!("import {package}")]).output();
-        found.is_ok_and(|out| out.status.success())
-    };
-    if tool("node/node_modules/@modelcontextprotocol/sdk").exists() && installed("mcp") {
-        return true;
+    let node = tool("node/node_modules/@modelcontextprotocol/sdk").exists();
+    or_skip(test, node && imports("mcp"), "an official SDK of MCP is missing")
+}
+
+/// Whether APIs of models can be tried here: the official Python clients of OpenAI and Anthropic. Where not, says so
+/// loudly; where `CI` is set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_ask_models(test: &str) -> bool {
+    or_skip(
+        test,
+        imports("openai, anthropic"),
+        "the clients of OpenAI and Anthropic are missing",
+    )
+}
+
+fn imports(packages: &str) -> bool {
+    let mut python = std::process::Command::new(python());
+    let found = python.args(["-c", &format!("import {packages}")]).output();
+    found.is_ok_and(|out| out.status.success())
+}
+
+fn or_skip(test: &str, there: bool, why: &str) -> bool {
+    if !there {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{test} cannot run here, and CI must not skip: {why} (cargo xtask setup)"
+        );
+        let _closed = writeln!(std::io::stderr(), "\nSKIPPED {test}: {why}\n");
     }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{test} cannot run here, and CI must not skip: an official SDK of MCP is missing (cargo xtask setup)"
-    );
-    let _closed = writeln!(
-        std::io::stderr(),
-        "\nSKIPPED {test}: an official SDK of MCP is missing\n"
-    );
-    false
+    there
 }
 
 /// Whether processes can be governed here: root, cgroup2 and BPF. Where not, says so loudly; where `CI` is set, fails.
