@@ -328,17 +328,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
+/// What a reader sees of these pieces.
+#[cfg(test)]
+pub(super) fn watched(pieces: &[&[u8]]) -> Result<Vec<u8>, &'static str> {
+    let (mut watch, mut out) = (Watch::new(), BytesMut::new());
+    for piece in pieces {
+        watch.feed(piece, &mut out)?;
+    }
+    Ok(out.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What a reader sees, fed in pieces cut at `cut`.
     fn seen(bytes: &[u8], cut: usize) -> Result<Vec<u8>, &'static str> {
-        let (mut watch, mut out) = (Watch::new(), BytesMut::new());
         let (one, two) = bytes.split_at(cut);
-        watch.feed(one, &mut out)?;
-        watch.feed(two, &mut out)?;
-        Ok(out.to_vec())
+        watched(&[one, two])
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) mod fuzz;
 mod greet;
 mod inject;
 mod path;
+#[cfg(test)]
+mod properties;
 mod refusal;
 mod screen;
 mod serve;

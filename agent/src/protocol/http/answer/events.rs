@@ -110,10 +110,28 @@ fn field(content: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Masks one event: its data as one text, every other line by itself.
-pub(in crate::protocol::http) fn mask(event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
-    let lines = lines(event);
-    let is_data = |line: &&Line<'_>| line.content.starts_with(b"data:");
+/// Masks one event: its data as one text, every other line by itself. A value over several lines (a key that a server
+/// wrote after one `data:`) takes with it what clients would ignore.
+pub(in super::super) fn mask(event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
+    let all = lines(event);
+    if !has_value_over_lines(&all, plan) {
+        return fields(&all, plan, counts);
+    }
+    let known: Vec<Line<'_>> = all.into_iter().filter(is_known).collect();
+    fields(&known, plan, counts)
+}
+
+fn is_data(line: &&Line<'_>) -> bool {
+    line.content.starts_with(b"data:")
+}
+
+/// Whether clients know what a line is; they ignore all others.
+fn is_known(line: &Line<'_>) -> bool {
+    let name = line.content.split(|b| *b == b':').next().unwrap_or_default();
+    matches!(name, b"" | b"data" | b"event" | b"id" | b"retry")
+}
+
+fn fields(lines: &[Line<'_>], plan: &MaskPlan, counts: &mut MaskCounts) -> BytesMut {
     let mut data: Vec<u8> = Vec::new();
     for (at, line) in lines.iter().filter(is_data).enumerate() {
         if at > 0 {
@@ -123,30 +141,36 @@ pub(in crate::protocol::http) fn mask(event: &[u8], plan: &MaskPlan, counts: &mu
     }
     let masked = masked_text(&data, Format::Text, plan, counts);
     let mut values = masked.as_ref().split(|b: &u8| *b == b'\n');
-    let mut left = lines.iter().filter(is_data).count();
-    let mut out = BytesMut::with_capacity(event.len());
-    for line in &lines {
+    let mut out = BytesMut::new();
+    for line in lines {
         if line.content.starts_with(b"data:") {
-            // A value over several lines leaves fewer of them.
+            // A value over several lines leaves fewer of them, never more.
             let Some(value) = values.next() else { continue };
-            left = left.saturating_sub(1);
-            let prefix = field(line.content).0;
-            out.extend_from_slice(prefix);
+            out.extend_from_slice(field(line.content).0);
             out.extend_from_slice(value);
-            out.extend_from_slice(line.end);
-            if left == 0 {
-                for value in values.by_ref() {
-                    out.extend_from_slice(prefix);
-                    out.extend_from_slice(value);
-                    out.extend_from_slice(line.end);
-                }
-            }
         } else {
             out.extend_from_slice(&masked_text(line.content, Format::Text, plan, counts));
-            out.extend_from_slice(line.end);
         }
+        out.extend_from_slice(line.end);
     }
     out
+}
+
+/// Whether a value begins in one line and ends in another: masked, the text has fewer lines.
+fn has_value_over_lines(lines: &[Line<'_>], plan: &MaskPlan) -> bool {
+    let content = |line: &Line<'_>| {
+        if is_known(line) {
+            field(line.content).1.to_vec()
+        } else {
+            line.content.to_vec()
+        }
+    };
+    let text = lines.iter().map(content).collect::<Vec<_>>().join(&b'\n');
+    let (mut masked, mut stream) = (BytesMut::new(), plan.stream());
+    stream.push(&text, &mut masked);
+    let _counted_elsewhere = stream.finish(&mut masked);
+    let count = |text: &[u8]| memchr::memchr_iter(b'\n', text).count();
+    count(&masked) != count(&text)
 }
 
 #[cfg(test)]
@@ -220,5 +244,13 @@ mod tests {
         );
         let key = "data: -----BEGIN PRIVATE KEY-----\ndata: MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\ndata: -----END PRIVATE KEY-----\n\n";
         assert!(!masked(key).contains("MIIEv"), "{}", masked(key));
+        // Without `data:` on each line: a client would not see them, the process would.
+        let loose = key.replace("\ndata: ", "\n");
+        assert!(!masked(&loose).contains("MIIEv"), "{}", masked(&loose));
+        // Lines of JSON that are called events.
+        assert_eq!(
+            masked("{\"mail\":\"ada\\u0040example.com\"}\n{\"a\":1}\n\n"),
+            "{\"mail\":\"a***@e***.com\"}\n{\"a\":1}\n\n"
+        );
     }
 }

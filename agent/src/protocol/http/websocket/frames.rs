@@ -268,6 +268,17 @@ impl Maskable for More<'_> {
     }
 }
 
+/// What the process sees of these pieces.
+#[cfg(test)]
+pub(in super::super) fn shown(pieces: &[&[u8]], plan: &MaskPlan) -> Result<Vec<u8>, Stop> {
+    let mut frames = Frames::new(plan.clone(), None);
+    let (mut out, mut counts) = (BytesMut::new(), MaskCounts::default());
+    for piece in pieces {
+        frames.push(piece, plan, &mut counts, &mut out)?;
+    }
+    Ok(out.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -285,12 +296,7 @@ mod tests {
 
     fn masked(pieces: &[&[u8]]) -> Result<Vec<u8>, Stop> {
         let plan = Arc::new(MaskEngine::default()).plan(&[].into());
-        let mut frames = Frames::new(plan.clone(), None);
-        let (mut out, mut counts) = (BytesMut::new(), MaskCounts::default());
-        for piece in pieces {
-            frames.push(piece, &plan, &mut counts, &mut out)?;
-        }
-        Ok(out.to_vec())
+        shown(pieces, &plan)
     }
 
     /// Messages and control frames, whatever the fragments.

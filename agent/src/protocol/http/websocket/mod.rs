@@ -16,8 +16,9 @@ use crate::model::{MaskCounts, Outcome, OutcomeStatus};
 use crate::session::{Downstream, InFlight, Neutral, NeutralReason, Session, Upstream};
 
 use super::answer::Spellings;
-pub(super) use frames::Frames;
-pub(super) use frames::More;
+#[cfg(test)]
+pub(super) use frames::shown;
+pub(super) use frames::{Frames, More};
 
 /// How long both sides may take to change the protocol, and the target to say goodbye.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
