@@ -98,6 +98,10 @@ fn values_keep_their_shape() {
             "x -----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- a@b.io",
             "x [secret.pem] ***@***.io",
         ),
+        (
+            "ada@example.com-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----",
+            "a***@e***.com[secret.pem]",
+        ),
         ("-----BEGIN PRIVATE KEY-----\ncut off", "[secret.pem]"),
         ("ab@cd.io, 4111111111111111", "a***@c***.io, ************1111"),
         ("{\"m\":\"\\nal@ex.io\"}", "{\"m\":\"\\na***@e***.io\"}"),

@@ -51,7 +51,13 @@ pub(in crate::mask) fn end(view: &View<'_>, start: usize, at: usize) -> Option<u
     let mut label = domain;
     loop {
         let label_end = view.run(label, DOMAIN - (label - domain), in_label);
-        let text = view.known(label, label_end);
+        // No label has five dashes in a row, but a private key's first line begins with them.
+        let whole = view.known(label, label_end);
+        let cut = whole.windows(5).position(|window| window == b"-----");
+        let (text, label_end) = match cut {
+            Some(dashes) => (whole.get(..dashes).unwrap_or_default(), label + dashes),
+            None => (whole, label_end),
+        };
         if text.is_empty() || text.starts_with(b"-") {
             return end;
         }
@@ -60,7 +66,7 @@ pub(in crate::mask) fn end(view: &View<'_>, start: usize, at: usize) -> Option<u
             end = Some(label_end - dashes);
         }
         label = label_end + 1;
-        if label - domain >= DOMAIN || view.at(label_end) != Some(b'.') {
+        if cut.is_some() || label - domain >= DOMAIN || view.at(label_end) != Some(b'.') {
             return end;
         }
     }
