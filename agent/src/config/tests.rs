@@ -194,6 +194,11 @@ const MISTAKES: &[(&str, usize, &str)] = &[
         "loopback",
     ),
     (
+        "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\nuser = \"u\"\npassword_env = \"K\"\nplaceholder = \"Zoë\"\n",
+        8,
+        "printable ASCII",
+    ),
+    (
         "[[target]]\nname = \"t\"\nprotocol = \"postgres\"\naddresses = [\"a\"]\n[target.credential]\npassword_env = \"K\"\n",
         5,
         "user is missing",

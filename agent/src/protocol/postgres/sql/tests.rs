@@ -351,6 +351,54 @@ fn lineage_is_not_lost_where_no_name_is_written() {
     }
 }
 
+/// What is known of a copy's rows. A header that is believed and does not come would show the first row by content only.
+#[test]
+fn rows_of_a_copy() {
+    use CopyFormat::{Csv, Other, Text};
+    for (options, format, header) in [
+        ("", Text, false),
+        ("CSV", Csv, false),
+        ("CSV HEADER", Csv, true),
+        ("(FORMAT csv, HEADER)", Csv, true),
+        ("(FORMAT csv, HEADER true)", Csv, true),
+        ("(FORMAT csv, HEADER 1)", Csv, true),
+        ("(FORMAT csv, HEADER false)", Csv, false),
+        ("(FORMAT csv, HEADER off)", Csv, false),
+        ("(FORMAT csv, HEADER 0)", Csv, false),
+        ("(HEADER match)", Text, false),
+        ("(FORMAT binary)", Other, false),
+        ("(FORMAT csv, DELIMITER ';')", Other, false),
+        ("(NULL 'x')", Other, false),
+        ("(FORMAT csv, FORCE_QUOTE *)", Other, false),
+        ("(ENCODING 'LATIN1')", Other, false),
+    ] {
+        let text = format!("COPY t (a, b) TO STDOUT {options}");
+        let script = read(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let Some(SessionEffect::CopyOut(copy)) = script.statements.first().map(|s| &s.effect) else {
+            panic!("{text}: {script:?}")
+        };
+        assert_eq!((copy.format, copy.header), (format, header), "{text}");
+        let names = |all: &[&str]| {
+            all.iter()
+                .map(|name| BTreeSet::from([(*name).to_owned()]))
+                .collect()
+        };
+        assert_eq!(copy.behind, Some(names(&["a", "b"])), "{text}");
+    }
+    for unknown in [
+        "t",
+        "(SELECT * FROM t)",
+        "(TABLE t)",
+        "(SELECT a FROM t UNION SELECT a FROM t)",
+    ] {
+        let text = format!("COPY {unknown} TO STDOUT");
+        let script = read(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let effect = script.statements.first().map(|s| &s.effect);
+        let known = matches!(effect, Some(SessionEffect::CopyOut(copy)) if copy.behind.is_some());
+        assert!(!known, "{text}: {effect:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
