@@ -261,10 +261,15 @@ fn outcome(record: &Record) -> String {
     } else {
         format!(", masked {}", masked.join(" "))
     };
+    // What was shown; what was changed stands in the target's own words.
+    let shown = match record.rows {
+        0 => String::new(),
+        1 => "1 row shown, ".to_owned(),
+        n => format!("{n} rows shown, "),
+    };
     format!(
-        "{} ({} rows, {} ms{masked})",
+        "{} ({shown}{} ms{masked})",
         record.detail,
-        record.rows,
         record.took_ns / 1_000_000
     )
 }
