@@ -42,6 +42,23 @@ pub fn binary() -> PathBuf {
     profile.map(|dir| dir.join("interdict")).unwrap_or_default()
 }
 
+/// Lets this process, and what it starts, have as many descriptors as may be: how many that is.
+pub fn raise_descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum;
+    for limit in [hard.map(|most| most.max(1 << 20)), hard] {
+        let wanted = Rlimit {
+            current: limit,
+            maximum: limit,
+        };
+        if setrlimit(Resource::Nofile, wanted).is_ok() {
+            break;
+        }
+    }
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 /// Whether the relay can be tried here: root (to start a server as another user) and PostgreSQL 15. Where not, says so
 /// loudly; where `CI` is set, fails.
 ///

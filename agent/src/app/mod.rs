@@ -1,6 +1,7 @@
 //! The composition root: builds every room, starts, waits, drains; the only place that wires.
 
 mod denials;
+mod descriptors;
 pub mod doctor;
 pub mod environment;
 mod metrics;

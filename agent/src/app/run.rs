@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Rlimit;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -21,6 +21,7 @@ use crate::model::{Digest, RunId};
 use crate::session::Rooms;
 use crate::task::{Task, spawn};
 
+use super::descriptors;
 use super::environment;
 use super::metrics::Meters;
 use super::reload::Reloading;
@@ -88,6 +89,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         command,
     } = spec;
     let name = command.first().map(base_name).unwrap_or_default();
+    let descriptors = descriptors::raise();
     let built = build(&config, token.as_ref(), &name).await?;
     let rooms = &built.rooms;
     let audit = rooms.audit.clone();
@@ -140,17 +142,9 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
             record_identity(told, audit.clone(), rooms.run),
         ));
     }
-    if let Some(sink) = config.audit.clickhouse.clone() {
-        tasks.push(spawn(
-            "clickhouse",
-            crate::audit::ship(config.audit.dir.clone(), sink),
-        ));
-    }
-    let reload = config.policies.clone().map(|dir| {
-        let (watching, asked) = watch_policies(dir, rooms);
-        tasks.push(watching);
-        asked
-    });
+    tasks.extend(shipping(&config));
+    let (watching, reload) = watch_policies(&config, rooms).unzip();
+    tasks.extend(watching);
     tasks.extend(control(&built.issuers, &guard, rooms, &config));
     record_start(rooms, run_as.as_ref(), name).await?;
     let changes = environment::for_command(
@@ -159,7 +153,12 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         &built.bundle,
         token_variable.as_deref(),
     );
-    let launched = guard::launch(&mut guard, &cgroup, launch_spec(command, run_as, changes)).await?;
+    let launched = guard::launch(
+        &mut guard,
+        &cgroup,
+        launch_spec(command, run_as, changes, descriptors),
+    )
+    .await?;
     let status = wait(launched, &cgroup, reload.as_deref()).await?;
     ending.send_replace(());
     finish(draining).await;
@@ -181,8 +180,18 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     Ok(status)
 }
 
+/// Streams records to ClickHouse, where there is one.
+fn shipping(config: &Config) -> Option<Task<()>> {
+    let sink = config.audit.clickhouse.clone()?;
+    Some(spawn(
+        "clickhouse",
+        crate::audit::ship(config.audit.dir.clone(), sink),
+    ))
+}
+
 /// Watches the directory of policies; who wants it read at once says so.
-fn watch_policies(dir: PathBuf, rooms: &Rooms) -> (Task<()>, Arc<Notify>) {
+fn watch_policies(config: &Config, rooms: &Rooms) -> Option<(Task<()>, Arc<Notify>)> {
+    let dir = config.policies.clone()?;
     let asked = Arc::new(Notify::new());
     let reloading = Reloading {
         dir,
@@ -190,7 +199,7 @@ fn watch_policies(dir: PathBuf, rooms: &Rooms) -> (Task<()>, Arc<Notify>) {
         policies: Arc::clone(&rooms.policies),
         audit: rooms.audit.clone(),
     };
-    (spawn("policies", reloading.watch(Arc::clone(&asked))), asked)
+    Some((spawn("policies", reloading.watch(Arc::clone(&asked))), asked))
 }
 
 /// Waits for tasks that were told to end, for as long as is reasonable.
@@ -312,6 +321,7 @@ fn launch_spec(
     command: Vec<OsString>,
     run_as: Option<RunAs>,
     changes: environment::Environment,
+    descriptors: Rlimit,
 ) -> LaunchSpec {
     let environment::Environment {
         mut set,
@@ -340,6 +350,7 @@ fn launch_spec(
         set,
         removed,
         trust: Some(bundle),
+        descriptors: Some(descriptors),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::audit::Event;
 use crate::config::{Config, TargetConfig, UpstreamTls};
@@ -16,8 +16,7 @@ use crate::protocol::{http, llm, mcp, opaque, postgres};
 use crate::session::Rooms;
 use crate::task::Tasks;
 
-/// Sessions at the same time; beyond it the process waits to be accepted.
-const MAX_SESSIONS: usize = 8192;
+use super::descriptors;
 
 /// Between two records of strangers.
 const STRANGER_PAUSE: Duration = Duration::from_secs(60);
@@ -28,6 +27,8 @@ pub(super) struct Serving {
     targets: Arc<Targets>,
     postgres: HashMap<TargetName, Arc<postgres::Legs>>,
     http: HashMap<TargetName, Arc<http::Legs>>,
+    /// Sessions at the same time; beyond it the process waits to be accepted.
+    room: Arc<Semaphore>,
 }
 
 impl Serving {
@@ -75,6 +76,7 @@ impl Serving {
             targets,
             postgres: legs,
             http,
+            room: Arc::new(Semaphore::new(descriptors::sessions())),
         })
     }
 
@@ -85,10 +87,13 @@ impl Serving {
         loop {
             tokio::select! {
                 biased;
-                accepted = acceptor.next(), if sessions.len() < MAX_SESSIONS => match accepted {
+                (accepted, room) = self.accept(&acceptor) => match accepted {
                     Accepted::Connection(connection) => {
                         let serving = Arc::clone(&self);
-                        sessions.spawn("session", async move { serving.session(connection).await });
+                        sessions.spawn("session", async move {
+                            serving.session(connection).await;
+                            drop(room);
+                        });
                     }
                     Accepted::Stranger { peer } => {
                         tracing::warn!(%peer, "a connection that the kernel did not redirect was reset");
@@ -104,6 +109,13 @@ impl Serving {
         }
         drop(acceptor);
         while sessions.next().await.is_some() {}
+    }
+
+    /// The next connection, once there is room for it.
+    async fn accept(&self, acceptor: &Acceptor) -> (Accepted, Option<OwnedSemaphorePermit>) {
+        // Never closed: `None` cannot come.
+        let room = Arc::clone(&self.room).acquire_owned().await.ok();
+        (acceptor.next().await, room)
     }
 
     /// Somebody on this host connected to the agent itself.

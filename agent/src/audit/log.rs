@@ -35,6 +35,9 @@ pub enum AuditError {
     /// The log's writer has ended.
     #[error("the audit log is closed")]
     Closed,
+    /// So many operations are under way that the outcome of one more could not be owed.
+    #[error("{0} operations are under way, which is as many as can be")]
+    TooManyOpen(usize),
     /// The disk did not take it.
     #[error("{0}")]
     Disk(String),
@@ -162,14 +165,21 @@ impl AuditLog {
     /// Reserves a place in the queue for an event that must be recorded later from where nothing can be awaited.
     ///
     /// # Errors
-    /// Where the log is closed.
-    pub async fn reserve(&self) -> Result<OutcomeSlot, AuditError> {
+    /// Where the log is closed, or too many are reserved.
+    pub fn promise(&self) -> Result<OutcomeSlot, AuditError> {
+        self.slot(Producer::promise)
+    }
+
+    fn slot(
+        &self,
+        place: impl FnOnce(&Arc<Producer>) -> Result<Place, AuditError>,
+    ) -> Result<OutcomeSlot, AuditError> {
         match &self.sink {
             Sink::Memory(events) => Ok(OutcomeSlot(Slot::Memory(Arc::clone(events)))),
             Sink::Disk {
                 queue, origin, tally, ..
             } => Ok(OutcomeSlot(Slot::Disk {
-                place: queue.reserve().await?,
+                place: place(queue)?,
                 origin: Arc::clone(origin),
                 tally: Arc::clone(tally),
             })),
@@ -182,7 +192,13 @@ impl AuditLog {
     /// # Errors
     /// Where the log is closed.
     pub async fn post(&self, event: Event) -> Result<(), AuditError> {
-        self.reserve().await.map(|slot| slot.send(event))
+        let place = match &self.sink {
+            Sink::Memory(_) => None,
+            Sink::Disk { queue, .. } => Some(queue.reserve().await?),
+        };
+        let slot = self.slot(|_queue| place.ok_or(AuditError::Closed))?;
+        slot.send(event);
+        Ok(())
     }
 
     /// Seals what there is. The log takes nothing after it.

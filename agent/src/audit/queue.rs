@@ -7,12 +7,15 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use super::log::AuditError;
 
 /// Records that may wait to be written.
 const ROOM: usize = 8192;
+/// Operations whose outcomes are owed: many, as a connection that stays open for days owes one. Not taken from [`ROOM`]:
+/// then as many open connections would leave no place for the record of anything else, and nothing would end them.
+const OWED: usize = 1 << 17;
 /// Longest time before a record that nobody waits for is written.
 const LINGER: Duration = Duration::from_millis(5);
 
@@ -65,6 +68,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     room: Arc<Semaphore>,
+    owed: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -79,6 +83,7 @@ pub(super) fn queue() -> (Arc<Producer>, Consumer) {
         state: Mutex::default(),
         wake: Condvar::new(),
         room: Arc::new(Semaphore::new(ROOM)),
+        owed: Arc::new(Semaphore::new(OWED)),
     });
     (
         Arc::new(Producer {
@@ -111,6 +116,19 @@ impl Producer {
     pub(super) async fn reserve(self: &Arc<Self>) -> Result<Place, AuditError> {
         let room = Arc::clone(&self.shared.room);
         let permit = room.acquire_owned().await.map_err(|_closed| AuditError::Closed)?;
+        Ok(Place {
+            permit,
+            producer: Arc::clone(self),
+        })
+    }
+
+    /// A place for what is owed later; refused where there are too many already: waiting would have no end.
+    pub(super) fn promise(self: &Arc<Self>) -> Result<Place, AuditError> {
+        let owed = Arc::clone(&self.shared.owed).try_acquire_owned();
+        let permit = owed.map_err(|error| match error {
+            TryAcquireError::NoPermits => AuditError::TooManyOpen(OWED),
+            TryAcquireError::Closed => AuditError::Closed,
+        })?;
         Ok(Place {
             permit,
             producer: Arc::clone(self),
@@ -208,6 +226,7 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.shared.room.close();
+        self.shared.owed.close();
         let mut state = self.shared.state();
         state.ended = true;
         state.records.clear();
@@ -241,6 +260,17 @@ mod tests {
         put(&producer, None).await;
         assert_eq!(writer.join().expect("no panic"), 1);
         drop(producer);
+    }
+
+    #[tokio::test]
+    async fn what_is_owed_leaves_room_for_records_and_is_bounded() {
+        let (producer, consumer) = queue();
+        let owed: Vec<Place> = (0..OWED).map(|_| producer.promise().expect("a place")).collect();
+        assert!(matches!(producer.promise(), Err(AuditError::TooManyOpen(OWED))));
+        put(&producer, None).await;
+        assert_eq!(consumer.take().records.len(), 1);
+        drop(owed);
+        assert!(producer.promise().is_ok());
     }
 
     #[tokio::test]

@@ -77,7 +77,7 @@ async fn those_who_wait_together_share_a_commit() {
     let log = AuditLog::open(&config(dir.path()), "here", BootId::new()).expect("opened");
     let all = futures_util::future::join_all((0..500).map(|n| log.record(event(n)))).await;
     assert!(all.iter().all(Result::is_ok));
-    let slot = log.reserve().await.expect("a place");
+    let slot = log.promise().expect("a place");
     slot.send(event(500));
     log.close().await;
     assert_eq!(statuses(dir.path()).len(), 501);

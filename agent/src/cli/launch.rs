@@ -22,6 +22,10 @@ pub(super) struct LaunchArgs {
     groups: Vec<u32>,
     #[arg(long)]
     trust: Option<PathBuf>,
+    #[arg(long, requires = "hard")]
+    soft: Option<u64>,
+    #[arg(long)]
+    hard: Option<u64>,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -39,6 +43,7 @@ pub(super) fn run(args: &LaunchArgs) -> Outcome {
         &args.procs,
         identity.as_ref(),
         args.trust.as_deref(),
+        args.soft.zip(args.hard),
         &args.command,
     );
     Err(Failure {

@@ -12,7 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process, setrlimit, waitid,
+};
 use tokio::process::{Child, Command};
 
 use interdict_ebpf::RUN_LABEL;
@@ -55,6 +57,8 @@ pub struct LaunchSpec {
     pub removed: Vec<OsString>,
     /// The file of roots that stands in the place of the system's.
     pub trust: Option<PathBuf>,
+    /// How many descriptors it may have, soft and hard (`RLIMIT_NOFILE`); `None`: as many as the agent.
+    pub descriptors: Option<Rlimit>,
 }
 
 /// A started command.
@@ -95,6 +99,11 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
     }
     if let Some(bundle) = &spec.trust {
         command.arg("--trust").arg(bundle);
+    }
+    if let Some(Rlimit { current, maximum }) = spec.descriptors {
+        // RLIM_INFINITY is the greatest number.
+        let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX).to_string();
+        command.args(["--soft", &number(current), "--hard", &number(maximum)]);
     }
     command.arg("--").args(&spec.command);
     for name in &spec.removed {
@@ -165,6 +174,7 @@ pub fn launched_main(
     procs: &Path,
     identity: Option<&Identity>,
     bundle: Option<&Path>,
+    descriptors: Option<(u64, u64)>,
     command: &[OsString],
 ) -> (i32, String) {
     let Some((program, arguments)) = command.split_first() else {
@@ -188,6 +198,11 @@ pub fn launched_main(
     }
     if let Err(error) = join(procs) {
         return (NOT_RUNNABLE, format!("cannot join {}: {error}", procs.display()));
+    }
+    if let Some((soft, hard)) = descriptors
+        && let Err(error) = limit_descriptors(soft, hard)
+    {
+        return (NOT_RUNNABLE, format!("cannot limit its descriptors: {error}"));
     }
     if let Err(error) = identity.map_or(Ok(()), become_user) {
         return (
@@ -226,6 +241,17 @@ fn join(procs: &Path) -> io::Result<()> {
     kill_process(rustix::process::getpid(), Signal::STOP)?;
     rustix::process::set_parent_process_death_signal(None)?;
     Ok(())
+}
+
+/// As it was before the agent raised its own limit: programs that close every descriptor that they could have are slow
+/// with a million of them, and those that use `select` need fewer than 1024.
+fn limit_descriptors(soft: u64, hard: u64) -> io::Result<()> {
+    let known = |number: u64| (number != u64::MAX).then_some(number);
+    let limit = Rlimit {
+        current: known(soft),
+        maximum: known(hard),
+    };
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 fn become_user(identity: &Identity) -> nix::Result<()> {

@@ -372,12 +372,7 @@ impl Session {
                 ticket,
             },
         };
-        let slot = self
-            .rooms
-            .audit
-            .reserve()
-            .await
-            .map_err(|error| not_recorded(&error))?;
+        let slot = self.rooms.audit.promise().map_err(|error| not_recorded(&error))?;
         let event = self.operation_event(id, Some(operation), judged, Some(allowed.bundle()), kept);
         let receipt = self
             .rooms

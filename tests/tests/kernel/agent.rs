@@ -29,7 +29,7 @@ pub(crate) fn launched(arguments: &[String]) -> ExitCode {
         .map(OsString::from)
         .collect();
     let procs = PathBuf::from(value("--procs").unwrap_or_default());
-    let (status, message) = launched_main(&procs, identity.as_ref(), None, &command);
+    let (status, message) = launched_main(&procs, identity.as_ref(), None, None, &command);
     eprintln!("{message}");
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
@@ -60,6 +60,7 @@ fn serve(arguments: &[String]) -> Result<()> {
             set: Vec::new(),
             removed: Vec::new(),
             trust: None,
+            descriptors: None,
         };
         let mut launched = launch(&mut world.guard, &world.cgroup, spec).await?;
         launched.child.wait().await?;

@@ -82,6 +82,7 @@ fn spec(command: Vec<OsString>, identity: Option<Identity>) -> LaunchSpec {
         set: vec![("INTERDICT_TEST_SET".into(), "yes".into())],
         removed: vec!["PATH".into()],
         trust: None,
+        descriptors: None,
     }
 }
 
