@@ -5,6 +5,7 @@ mod demo;
 mod ebpf;
 mod escape;
 mod fuzz;
+mod guest;
 mod setup;
 mod shell;
 mod test;
@@ -53,9 +54,18 @@ enum Command {
     Tidy,
     /// Try every way around the agent that somebody could think of, and print what stopped each.
     Escape {
+        /// In a guest whose kernel has BPF LSM (QEMU without KVM).
+        #[arg(long)]
+        vm: bool,
         /// End with one line of JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Run a command on this host's files in a guest with Debian's kernel; what it writes is gone afterwards.
+    Guest {
+        /// The command, after `--`.
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
     },
     /// Measure side by side with what a user would pick instead.
     Bench {
@@ -75,7 +85,8 @@ fn main() -> ExitCode {
         Command::Fuzz { name, seconds } => fuzz::run(&name, seconds),
         Command::Ebpf => ebpf::build(),
         Command::Tidy => tidy::run(),
-        Command::Escape { json } => escape::run(json),
+        Command::Escape { vm, json } => escape::run(vm, json),
+        Command::Guest { command } => guest::shell(&command),
         Command::Bench { name, json } => bench::run(&name, json),
     };
     match result {

@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("postgresql-contrib", "pgbench"),
     ("pgbouncer", "the benchmark's yardstick"),
     ("iproute2", "the network namespaces of the escape suite"),
+    ("qemu-system-x86", "the guest with a kernel that has BPF LSM"),
     ("nginx", "the HTTP target of the tests"),
     ("curl", "an HTTP client of the tests"),
     ("wget", "an HTTP client of the tests"),
@@ -154,7 +155,8 @@ fn installed(package: &str) -> bool {
         .is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains("install ok installed"))
 }
 
-fn there(program: &str) -> bool {
+/// Whether the program is in `PATH`.
+pub(crate) fn there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
