@@ -15,6 +15,8 @@ mod egress;
 mod lifetime;
 #[path = "kernel/load.rs"]
 mod load;
+#[path = "kernel/lsm.rs"]
+mod lsm;
 #[path = "kernel/redirected.rs"]
 mod redirected;
 #[path = "kernel/rules.rs"]
@@ -70,6 +72,9 @@ const TESTS: &[Test] = &[
         rules::networks_are_decided_in_the_kernel,
     ),
     ("rules::direct_packets_leave", rules::direct_packets_leave),
+    ("lsm::what_no_other_hook_sees", lsm::what_no_other_hook_sees),
+    ("lsm::unix_sockets_of_others", lsm::unix_sockets_of_others),
+    ("lsm::passed_descriptors", lsm::passed_descriptors),
     ("load::ten_thousand_at_once", load::ten_thousand_at_once),
     ("load::two_thousand_a_second", load::two_thousand_a_second),
     ("lifetime::labels_are_inherited", lifetime::labels_are_inherited),

@@ -1,4 +1,4 @@
-//! Building the kernel object, reproducibly, and comparing it with the one that is committed.
+//! Building the kernel objects, reproducibly, and comparing them with the ones that are committed.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,35 @@ const PACKAGES: &str =
     "rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev libxml2-dev zlib1g-dev";
 const LINKER: &str = "0.13.0";
 
-/// What is written down beside the object.
+/// One kernel object.
+struct Object {
+    /// Its package and binary.
+    package: &'static str,
+    /// Its package's directory.
+    directory: &'static str,
+    /// The committed object, in `agent-ebpf/prebuilt`.
+    file: &'static str,
+    /// What is written down beside it.
+    toolchain: &'static str,
+}
+
+/// The hooks that every run needs, and those of BPF LSM.
+const OBJECTS: [Object; 2] = [
+    Object {
+        package: "interdict-ebpf",
+        directory: "agent-ebpf",
+        file: "interdict.bpf.o",
+        toolchain: "TOOLCHAIN.toml",
+    },
+    Object {
+        package: "interdict-lsm",
+        directory: "agent-ebpf/lsm",
+        file: "interdict-lsm.bpf.o",
+        toolchain: "TOOLCHAIN-lsm.toml",
+    },
+];
+
+/// What is written down beside an object.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Toolchain {
     rustc: String,
@@ -40,44 +68,59 @@ fn prebuilt() -> PathBuf {
     repository().join("agent-ebpf/prebuilt")
 }
 
-/// Builds the object and writes it down.
+/// Builds the objects and writes them down.
 pub(crate) fn build() -> Result<()> {
     let linker = step("bpf-linker", linker)?;
-    let bytes = step("the kernel object", || compile(&linker))?;
-    let toolchain = Toolchain {
-        rustc: rustc_version()?,
-        bpf_linker: LINKER.into(),
-        object: digest(&bytes)?,
-        sources: sources_digest()?,
-    };
-    std::fs::create_dir_all(prebuilt())?;
-    std::fs::write(prebuilt().join("interdict.bpf.o"), &bytes)?;
-    let head = "# Written by `cargo xtask ebpf`: what built interdict.bpf.o, and from what.\n";
-    std::fs::write(
-        prebuilt().join("TOOLCHAIN.toml"),
-        format!("{head}{}", toml::to_string(&toolchain)?),
-    )?;
-    say(&format!(
-        "agent-ebpf/prebuilt/interdict.bpf.o: {} bytes, {}",
-        bytes.len(),
-        toolchain.object
-    ));
+    for object in &OBJECTS {
+        let bytes = step(object.file, || compile(object, &linker))?;
+        let toolchain = Toolchain {
+            rustc: rustc_version()?,
+            bpf_linker: LINKER.into(),
+            object: digest(&bytes)?,
+            sources: sources_digest(object)?,
+        };
+        std::fs::create_dir_all(prebuilt())?;
+        std::fs::write(prebuilt().join(object.file), &bytes)?;
+        let head = format!(
+            "# Written by `cargo xtask ebpf`: what built {}, and from what.\n",
+            object.file
+        );
+        std::fs::write(
+            prebuilt().join(object.toolchain),
+            format!("{head}{}", toml::to_string(&toolchain)?),
+        )?;
+        say(&format!(
+            "agent-ebpf/prebuilt/{}: {} bytes, {}",
+            object.file,
+            bytes.len(),
+            toolchain.object
+        ));
+    }
     Ok(())
 }
 
-/// Holds the committed object against its sources, and, where the recorded toolchain is, against a new build.
+/// Holds the committed objects against their sources, and, where the recorded toolchain is, against new builds.
 pub(crate) fn compare() -> Result<Compared> {
-    let text = std::fs::read_to_string(prebuilt().join("TOOLCHAIN.toml"))
-        .context("agent-ebpf/prebuilt/TOOLCHAIN.toml")?;
+    for object in &OBJECTS {
+        if let Compared::NotHere(why) = compare_one(object).context(object.file)? {
+            return Ok(Compared::NotHere(why));
+        }
+    }
+    Ok(Compared::Same)
+}
+
+fn compare_one(object: &Object) -> Result<Compared> {
+    let text = std::fs::read_to_string(prebuilt().join(object.toolchain)).context(object.toolchain)?;
     let recorded: Toolchain = toml::from_str(&text)?;
-    let object = std::fs::read(prebuilt().join("interdict.bpf.o"))?;
+    let committed = std::fs::read(prebuilt().join(object.file))?;
     ensure!(
-        digest(&object)? == recorded.object,
+        digest(&committed)? == recorded.object,
         "the committed object is not the one that was written down"
     );
     ensure!(
-        sources_digest()? == recorded.sources,
-        "agent-ebpf/src changed after the object was built: run `cargo xtask ebpf` and commit the result"
+        sources_digest(object)? == recorded.sources,
+        "{}/src changed after the object was built: run `cargo xtask ebpf` and commit the result",
+        object.directory
     );
     match rustc_version() {
         Ok(version) if version == recorded.rustc => {}
@@ -98,7 +141,7 @@ pub(crate) fn compare() -> Result<Compared> {
         Err(error) => return Ok(Compared::NotHere(format!("no bpf-linker: {error:#}"))),
     };
     ensure!(
-        compile(&linker)? == object,
+        compile(object, &linker)? == committed,
         "the same sources and toolchain gave another object"
     );
     Ok(Compared::Same)
@@ -137,7 +180,7 @@ fn linker() -> Result<PathBuf> {
     Ok(root.join("bin"))
 }
 
-fn compile(linker: &Path) -> Result<Vec<u8>> {
+fn compile(object: &Object, linker: &Path) -> Result<Vec<u8>> {
     let home = std::env::var("CARGO_HOME").map_or_else(
         |_unset| PathBuf::from(std::env::var("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
@@ -176,11 +219,11 @@ fn compile(linker: &Path) -> Result<Vec<u8>> {
     build
         .args([
             "--package",
-            "interdict-ebpf",
+            object.package,
             "--features",
             "bpf",
             "--bin",
-            "interdict-ebpf",
+            object.package,
         ])
         .env("RUSTC", RUSTC)
         .env("RUSTC_BOOTSTRAP", "1")
@@ -192,12 +235,12 @@ fn compile(linker: &Path) -> Result<Vec<u8>> {
         .env("PATH", path)
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN")
-        .current_dir(repository().join("agent-ebpf"));
+        .current_dir(repository().join(object.directory));
     run(build)?;
     // BTF was made from the debug information; nothing reads that itself.
     let (linked, stripped) = (
-        out.join("bpfel-unknown-none/release/interdict-ebpf"),
-        out.join("interdict.bpf.o"),
+        out.join("bpfel-unknown-none/release").join(object.package),
+        out.join(object.file),
     );
     let mut strip = command(STRIP, &["--strip-debug"]);
     strip.arg(linked).arg("-o").arg(&stripped);
@@ -219,10 +262,10 @@ fn digest(bytes: &[u8]) -> Result<String> {
     Ok(text?.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
-/// Over the names and contents of everything that the object is made from; tests are not. `agent/src/guard/object.rs`
+/// Over the names and contents of everything that an object is made from; tests are not. `agent/src/guard/object.rs`
 /// computes the same in a test, so that a forgotten rebuild is found without this toolchain.
-fn sources_digest() -> Result<String> {
-    let dir = repository().join("agent-ebpf/src");
+fn sources_digest(object: &Object) -> Result<String> {
+    let dir = repository().join(object.directory).join("src");
     let mut files = Vec::new();
     collect(&dir, &mut files)?;
     files.sort();

@@ -1,15 +1,17 @@
 //! The hooks, one by one: how each is attached, and what is lost without it.
 
+use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
     ProgramError, SockOps,
 };
-use aya::{Btf, Ebpf};
 
+use super::btf::Types;
 use super::cgroup::RunCgroup;
 use super::error::GuardError;
 use super::hooks::{Features, chain, load};
+use super::lsm;
 use super::pins::Pins;
 
 /// Where a program is attached.
@@ -118,6 +120,7 @@ impl Hook {
     pub(super) fn attach(
         &self,
         hooks: &mut Ebpf,
+        types: &Types,
         cgroup: &RunCgroup,
         pins: Option<&Pins>,
     ) -> Result<(), GuardError> {
@@ -151,9 +154,12 @@ impl Hook {
             }
             // Of no cgroup: it goes with the agent, and labels with it.
             Tracepoint(event) => {
-                let btf = Btf::from_sys_fs().map_err(|e| refused(name, &e))?;
+                let btf = types.btf.as_ref().ok_or_else(|| GuardError::Hook {
+                    hook: name,
+                    reason: "the kernel's types cannot be read".into(),
+                })?;
                 let hook: &mut BtfTracePoint = program(hooks, name)?;
-                hook.load(event, &btf).map_err(|e| refused(name, &e))?;
+                hook.load(event, btf).map_err(|e| refused(name, &e))?;
                 hook.attach().map_err(|e| refused(name, &e))?;
                 Ok(())
             }
@@ -219,12 +225,19 @@ pub fn probe() -> Result<(Vec<HookState>, Features), GuardError> {
     }
     let cgroup = RunCgroup::create()?;
     let mut features = Features::standing();
-    let mut hooks = load(&mut features)?;
+    let types = Types::read();
+    let mut hooks = load(&mut features, &types)?;
     let states = HOOKS.iter().map(|hook| HookState {
         name: hook.name,
         required: hook.required,
         without: hook.without,
-        taken: hook.attach(&mut hooks, &cgroup, None),
+        taken: hook.attach(&mut hooks, &types, &cgroup, None),
     });
-    Ok((states.collect(), features))
+    let mut states: Vec<HookState> = states.collect();
+    if let Some((_attached, _told, beyond)) = lsm::attach(&cgroup, None, &types)? {
+        let taken = |name: &str| beyond.iter().any(|hook| hook.name == name && hook.taken.is_ok());
+        features.close(taken);
+        states.extend(beyond);
+    }
+    Ok((states, features))
 }

@@ -1,24 +1,61 @@
 //! Where a kernel structure keeps a field, from the kernel's own BTF (Documentation/bpf/btf.rst).
 
+use aya::Btf;
+
+/// The kernel's types: as aya reads them, and as bytes. Reading them takes a while: once for each start.
+#[derive(Debug)]
+pub(super) struct Types {
+    /// `None` where there are none, or aya cannot read them.
+    pub(super) btf: Option<Btf>,
+    raw: Vec<u8>,
+}
+
+impl Types {
+    /// Of the running kernel.
+    pub(super) fn read() -> Self {
+        let raw = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+        let btf = Btf::from_sys_fs();
+        if let Err(error) = &btf {
+            tracing::debug!(%error, "the kernel's types cannot be read");
+        }
+        Self { btf: btf.ok(), raw }
+    }
+
+    /// Where each member is in its structure, in bytes; see [`member_offsets`].
+    pub(super) fn offsets(&self, wanted: &[(&str, &str)]) -> Vec<Option<u32>> {
+        member_offsets(&self.raw, wanted)
+    }
+}
+
 /// What a structure (`struct` or `union`) is called in `kind`.
 const KIND_STRUCT: u32 = 4;
 const MAGIC: u16 = 0xeb9f;
 
-/// The offset in bytes of `member` in `structure`; `None` where the kernel does not say, or keeps it as a bit field.
+/// The offset in bytes of each member in its structure; `None` where the kernel does not say, or keeps it as a bit field.
 /// Anonymous members are not searched.
-pub(super) fn member_offset(btf: &[u8], structure: &str, member: &str) -> Option<u32> {
+fn member_offsets(btf: &[u8], wanted: &[(&str, &str)]) -> Vec<Option<u32>> {
+    let mut found = vec![None; wanted.len()];
+    // What was found before an end that does not fit is kept: each is a whole answer.
+    let _torn = collect(btf, wanted, &mut found);
+    found
+}
+
+fn collect(btf: &[u8], wanted: &[(&str, &str)], found: &mut [Option<u32>]) -> Option<()> {
     let header = Header::read(btf)?;
     let mut at = header.types;
     while at < header.types_end {
-        let (name, info, third) = (word(btf, at)?, word(btf, at + 4)?, word(btf, at + 8)?);
-        let _size_or_type = third;
+        let (name, info) = (word(btf, at)?, word(btf, at + 4)?);
         let (kind, count) = ((info >> 24) & 0x1f, usize::try_from(info & 0xffff).ok()?);
-        if kind == KIND_STRUCT && header.name(btf, name)? == structure.as_bytes() {
-            return member_in(btf, &header, at + 12, count, info >> 31 == 1, member);
+        if kind == KIND_STRUCT {
+            for ((structure, member), found) in wanted.iter().zip(found.iter_mut()) {
+                if found.is_none() && header.is_named(btf, name, structure) {
+                    *found = member_in(btf, &header, at + 12, count, info >> 31 == 1, member);
+                }
+            }
         }
         at += 12 + trailer(kind, count)?;
     }
-    None
+    Some(())
 }
 
 fn member_in(
@@ -31,7 +68,7 @@ fn member_in(
 ) -> Option<u32> {
     (0..count).map(|n| start + n * 12).find_map(|at| {
         let (name, offset) = (word(btf, at)?, word(btf, at + 8)?);
-        if header.name(btf, name)? != member.as_bytes() {
+        if !header.is_named(btf, name, member) {
             return None;
         }
         let (size, offset) = if bits {
@@ -75,10 +112,12 @@ impl Header {
         })
     }
 
-    fn name<'a>(&self, btf: &'a [u8], offset: u32) -> Option<&'a [u8]> {
-        let rest = btf.get(self.strings + usize::try_from(offset).ok()?..)?;
-        let end = memchr::memchr(0, rest)?;
-        rest.get(..end)
+    fn is_named(&self, btf: &[u8], offset: u32, name: &str) -> bool {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|at| btf.get(self.strings + at..));
+        let rest = rest.and_then(|rest| rest.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
     }
 }
 
@@ -89,6 +128,10 @@ fn word(btf: &[u8], at: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn member_offset(btf: &[u8], structure: &str, member: &str) -> Option<u32> {
+        member_offsets(btf, &[(structure, member)]).into_iter().next()?
+    }
 
     #[test]
     fn garbage_has_no_members() {

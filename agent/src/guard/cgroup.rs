@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -56,6 +57,14 @@ impl RunCgroup {
     /// The directory that hooks are attached to.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
+    }
+
+    /// Its id, which the kernel shows as the directory's inode (kernfs, 64 bits).
+    pub(super) fn id(&self) -> Result<u64, GuardError> {
+        let metadata = self.directory.metadata();
+        Ok(metadata
+            .map_err(GuardError::kernel("cannot look at the cgroup", &self.path))?
+            .ino())
     }
 
     /// Its name, unique on this host.

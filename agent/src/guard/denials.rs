@@ -4,13 +4,14 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use std::sync::Arc;
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use interdict_ebpf::{Counter, DenialEvent, Hook, Reason};
 use tokio::io::unix::AsyncFd;
 
 use crate::model::{OriginalDst, Process};
 
 use super::counters::CounterMap;
+use super::lsm::{self, LsmDenials};
 use super::process::{enrich, socket_address};
 use super::supervise::Stopped;
 use super::sys;
@@ -33,6 +34,7 @@ pub struct Denials {
     ring: AsyncFd<Ring>,
     counters: Arc<CounterMap>,
     stopped: Stopped,
+    lsm: Option<(AsyncFd<Ring>, PerCpuArray<MapData, u64>)>,
 }
 
 impl std::fmt::Debug for Denials {
@@ -57,11 +59,17 @@ impl Denials {
         ring: RingBuf<MapData>,
         counters: Arc<CounterMap>,
         stopped: Stopped,
+        lsm: Option<LsmDenials>,
     ) -> std::io::Result<Self> {
+        let lsm = match lsm {
+            Some(LsmDenials { ring, lost }) => Some((sys::readable(Ring(ring))?, lost)),
+            None => None,
+        };
         Ok(Self {
             ring: sys::readable(Ring(ring))?,
             counters,
             stopped,
+            lsm,
         })
     }
 
@@ -73,25 +81,39 @@ impl Denials {
             tracing::warn!(%error, "it is not known how many denials were not reported");
             0
         });
+        let of_lsm = self.lsm.as_ref().and_then(|(_, lost)| lost.get(&0, 0).ok());
         lost.saturating_add(self.stopped.lost())
+            .saturating_add(of_lsm.map_or(0, |values| values.iter().sum()))
     }
 
     /// The next denial; `None` when the ring can no longer be read. Cancel-safe.
     pub async fn next(&mut self) -> Option<Denial> {
-        loop {
-            let mut ready = tokio::select! {
-                // Nobody sends once the last filtered process has ended: then the ring is all there is.
-                Some(denial) = self.stopped.denials.recv() => return Some(denial),
-                ready = self.ring.readable_mut() => ready.ok()?,
-            };
-            if let Some(item) = ready.get_inner_mut().0.next() {
-                if let Some(denial) = read(&item) {
-                    return Some(denial);
-                }
-                continue;
+        let lsm = async {
+            match &mut self.lsm {
+                Some((ring, _)) => next_in(ring, lsm::read).await,
+                None => std::future::pending().await,
             }
-            ready.clear_ready();
+        };
+        tokio::select! {
+            // Nobody sends once the last filtered process has ended: then the rings are all there is.
+            Some(denial) = self.stopped.denials.recv() => Some(denial),
+            denial = next_in(&mut self.ring, read) => denial,
+            denial = lsm => denial,
         }
+    }
+}
+
+/// The next denial in a ring; `None` when it can no longer be read. Cancel-safe: what was taken is returned at once.
+async fn next_in(ring: &mut AsyncFd<Ring>, read: fn(&[u8]) -> Option<Denial>) -> Option<Denial> {
+    loop {
+        let mut ready = ring.readable_mut().await.ok()?;
+        if let Some(item) = ready.get_inner_mut().0.next() {
+            if let Some(denial) = read(&item) {
+                return Some(denial);
+            }
+            continue;
+        }
+        ready.clear_ready();
     }
 }
 

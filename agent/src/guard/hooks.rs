@@ -10,8 +10,8 @@ use interdict_ebpf::{Listener, State};
 use crate::model::{ListenerAddr, NetnsCookie};
 use crate::task::Task;
 
-use super::attach::HOOKS;
-use super::btf;
+use super::attach::{HOOKS, HookState};
+use super::btf::Types;
 use super::cgroup::RunCgroup;
 use super::counters::{CounterMap, CounterReader, Counters};
 use super::denials::Denials;
@@ -19,6 +19,7 @@ use super::error::GuardError;
 use super::flow::FlowSource;
 use super::heartbeat;
 use super::listeners::Listeners;
+use super::lsm::{self, Lsm, LsmDenials};
 use super::object::OBJECT;
 use super::pins::Pins;
 use super::process::kernel_address;
@@ -42,34 +43,78 @@ impl Features {
     /// Before anything is attached.
     pub(super) fn standing() -> Self {
         Self {
-            open: OPEN.to_vec(),
+            open: OPEN.iter().map(|open| (open.what, open.closes)).collect(),
             ..Self::default()
         }
     }
+
+    /// Notes what became of an optional hook.
+    fn note(&mut self, state: HookState) {
+        match state.taken {
+            Ok(()) => self.attached.push(state.name.into()),
+            Err(error) => self
+                .missing
+                .push((state.name.into(), format!("{}: {error}", state.without))),
+        }
+    }
+
+    /// Leaves out what is not open because of hooks that are attached.
+    pub(super) fn close(&mut self, is_attached: impl Fn(&str) -> bool) {
+        self.open.retain(|(what, _)| {
+            let Some(open) = OPEN.iter().find(|open| open.what == *what) else {
+                return true;
+            };
+            open.lsm.is_empty() || !open.lsm.iter().all(|hook| is_attached(hook))
+        });
+    }
 }
 
-/// What neither a cgroup hook nor the system call filter sees, and what to do about it.
-const OPEN: [(&str, &str); 5] = [
-    (
-        "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
-        "keep its user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)",
-    ),
-    (
-        "it can use a connected socket that an ungoverned process hands to it",
-        "give it a user of its own, whom no free process serves",
-    ),
-    (
-        "its DNS questions reach the configured resolvers unread, so data can leave in names",
-        "watch the resolver's log for long names",
-    ),
-    (
-        "it can be connected to from outside, and answer on such a connection",
-        "let a packet filter refuse connections to its ports",
-    ),
-    (
-        "as root it can leave its cgroup or undo the hooks",
-        "run it as another user (--user)",
-    ),
+/// Something that neither a cgroup hook nor the system call filter sees.
+struct Open {
+    what: &'static str,
+    /// What to do about it.
+    closes: &'static str,
+    /// The hooks of BPF LSM that close it; none: they do not.
+    lsm: &'static [&'static str],
+}
+
+const OPEN: [Open; 6] = [
+    Open {
+        what: "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
+        closes: "boot with bpf in the kernel's list of LSMs, keep its user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)",
+        lsm: &["on_unix_stream_connect", "on_unix_may_send"],
+    },
+    Open {
+        what: "it can use a connected socket that an ungoverned process hands to it",
+        closes: "boot with bpf in the kernel's list of LSMs, or give it a user of its own, whom no free process serves",
+        lsm: &["on_file_receive"],
+    },
+    Open {
+        what: "its DNS questions reach the configured resolvers unread, so data can leave in names",
+        closes: "watch the resolver's log for long names",
+        lsm: &[],
+    },
+    Open {
+        what: "it can be connected to from outside, and answer on such a connection",
+        closes: "let a packet filter refuse connections to its ports",
+        lsm: &[],
+    },
+    Open {
+        what: "as root it can leave its cgroup or undo the hooks",
+        closes: "run it as another user (--user), or boot with bpf in the kernel's list of LSMs",
+        lsm: &[
+            "on_file_open",
+            "on_task_alloc",
+            "on_bpf",
+            "on_inode_unlink",
+            "on_ptrace_access_check",
+        ],
+    },
+    Open {
+        what: "as root it can change what free processes and the kernel do (cron, units of systemd, core_pattern, modules)",
+        closes: "run it as another user (--user)",
+        lsm: &[],
+    },
 ];
 
 /// What a hook has cost.
@@ -95,6 +140,7 @@ pub fn count_costs() -> Result<std::os::fd::OwnedFd, GuardError> {
 pub struct Guard {
     // Keeps the programs and what no other field holds of the maps.
     hooks: Ebpf,
+    lsm: Option<Lsm>,
     // The links: they stay when the agent dies, and go when this is dropped.
     _pins: Pins,
     _heartbeat: Task<()>,
@@ -131,7 +177,8 @@ impl Guard {
         }
         let listeners = Listeners::open()?;
         let mut features = Features::standing();
-        let mut hooks = load(&mut features)?;
+        let types = Types::read();
+        let mut hooks = load(&mut features, &types)?;
         let mut map: KernelMap<_, u64, Listener> = take(&mut hooks, "LISTENERS")?;
         map.insert(listeners.netns.0, listeners.entry(), 0)
             .map_err(|e| map_error("LISTENERS", &e))?;
@@ -146,14 +193,9 @@ impl Guard {
         let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
         let ring: RingBuf<MapData> = take(&mut hooks, "DENIALS")?;
         let (tell, stopped) = supervise::channel();
-        let denials =
-            Denials::new(ring, Arc::clone(&counters), stopped).map_err(|source| GuardError::Map {
-                map: "DENIALS",
-                reason: source.to_string(),
-            })?;
         let pins = Pins::create(cgroup.name())?;
         for hook in &HOOKS {
-            match hook.attach(&mut hooks, cgroup, Some(&pins)) {
+            match hook.attach(&mut hooks, &types, cgroup, Some(&pins)) {
                 Ok(()) => features.attached.push(hook.name.into()),
                 Err(error) if hook.required => return Err(error),
                 Err(error) => features
@@ -161,12 +203,19 @@ impl Guard {
                     .push((hook.name.into(), format!("{}: {error}", hook.without))),
             }
         }
+        let (lsm, told) = beyond(cgroup, &pins, &types, &mut features)?;
+        let denials =
+            Denials::new(ring, Arc::clone(&counters), stopped, told).map_err(|source| GuardError::Map {
+                map: "DENIALS",
+                reason: source.to_string(),
+            })?;
         let state: Array<_, State> = take(&mut hooks, "STATE")?;
         let heartbeat = crate::task::spawn("heartbeat", heartbeat::beat(state));
         let sweep = crate::task::spawn("sweep flows", sweep(Arc::clone(&flows)));
         let netns = listeners.netns;
         Ok(Self {
             hooks,
+            lsm,
             _pins: pins,
             _heartbeat: heartbeat,
             _sweep: sweep,
@@ -207,6 +256,15 @@ impl Guard {
     #[must_use]
     pub fn label_of(&self, tgid: u32) -> Option<u32> {
         self.labels.get(&tgid, 0).ok()
+    }
+
+    /// Lets the processes use Unix sockets of others: the path that the daemon bound, or `@name` for an abstract one.
+    /// Without BPF LSM nobody is kept from any.
+    ///
+    /// # Errors
+    /// Where the table is full.
+    pub fn allow_unix(&mut self, names: &[String]) -> Result<(), GuardError> {
+        self.lsm.as_mut().map_or(Ok(()), |lsm| lsm.allow(names))
     }
 
     /// The table of flows.
@@ -276,20 +334,39 @@ impl Guard {
     }
 }
 
-pub(super) fn load(features: &mut Features) -> Result<Ebpf, GuardError> {
-    let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-    let offset = |structure, member| btf::member_offset(&btf, structure, member).unwrap_or(0);
-    let (tgid, signal, live) = (
-        offset("task_struct", "tgid"),
-        offset("task_struct", "signal"),
-        offset("signal_struct", "live"),
-    );
+/// Attaches the hooks of BPF LSM, where it is active: every one is optional.
+fn beyond(
+    cgroup: &RunCgroup,
+    pins: &Pins,
+    types: &Types,
+    features: &mut Features,
+) -> Result<(Option<Lsm>, Option<LsmDenials>), GuardError> {
+    let Some((lsm, told, states)) = lsm::attach(cgroup, Some(pins), types)? else {
+        return Ok((None, None));
+    };
+    for state in states {
+        features.note(state);
+    }
+    let attached = features.attached.clone();
+    features.close(|hook| attached.iter().any(|name| name == hook));
+    Ok((Some(lsm), Some(told)))
+}
+
+pub(super) fn load(features: &mut Features, types: &Types) -> Result<Ebpf, GuardError> {
+    let offsets = types.offsets(&[
+        ("task_struct", "tgid"),
+        ("task_struct", "signal"),
+        ("signal_struct", "live"),
+    ]);
+    let offset = |at: usize| offsets.get(at).copied().flatten().unwrap_or(0);
+    let (tgid, signal, live) = (offset(0), offset(1), offset(2));
     if tgid == 0 {
         let lost = "labels are not inherited at fork; the cgroup still governs every process".to_owned();
         features.missing.push(("on_fork".into(), lost));
     }
     let mut loader = EbpfLoader::new();
     loader
+        .btf(types.btf.as_ref())
         .override_global("TGID_OFFSET", &tgid, true)
         .override_global("SIGNAL_OFFSET", &signal, true)
         .override_global("LIVE_OFFSET", &live, true);
@@ -298,7 +375,7 @@ pub(super) fn load(features: &mut Features) -> Result<Ebpf, GuardError> {
         .map_err(|error| GuardError::Object(chain(&error)))
 }
 
-fn take<M>(hooks: &mut Ebpf, name: &'static str) -> Result<M, GuardError>
+pub(super) fn take<M>(hooks: &mut Ebpf, name: &'static str) -> Result<M, GuardError>
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {

@@ -142,7 +142,7 @@ fn reason(refused: &Refused) -> String {
 }
 
 /// Few kinds: who tries every family makes one record of those without a name here.
-fn family(number: u32) -> &'static str {
+pub(super) fn family(number: u32) -> &'static str {
     match i32::try_from(number).unwrap_or(-1) {
         libc::AF_PACKET => "packet",
         libc::AF_VSOCK => "vsock",

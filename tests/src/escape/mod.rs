@@ -205,10 +205,9 @@ impl Suite {
 
     fn attempt(&mut self, runner: &mut Told, port: u16, program: &str) -> Result<Attempt> {
         let seconds = if port == 19_000 { 8 } else { PATIENCE };
-        let program = format!("{HOSTILE}\nmain({program:?})");
         let order = Order {
             port,
-            program: &program,
+            program,
             seconds,
         };
         let answer = runner.ask(&serde_json::to_string(&order)?)?;
@@ -239,8 +238,9 @@ impl Suite {
             command.arg(agent).args(["run", "--user", user, "--state-dir"]);
             command.arg(self.state(setting, who)).arg("--");
         }
-        command.args([PYTHON, "-u", "-c", RUNNER]);
+        command.args([PYTHON, "-u", "-c", &format!("{HOSTILE}\n{RUNNER}")]);
         command
+            .env("PORT", "0")
             .current_dir("/")
             .env("DONOR", self.donor())
             .env("DONOR_PID", self.donor.pid().to_string())

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::guard::{GuardError, bpffs, has_domains, probe};
+use crate::guard::{GuardError, bpffs, has_domains, lsm_is_active, probe};
 
 use super::Check;
 
@@ -61,26 +61,21 @@ fn btf() -> Check {
 }
 
 fn lsm() -> Check {
-    let open = "what the lines `beyond the hooks` say";
-    let next = "do what those lines say: this agent has no LSM hooks yet";
-    match fs::read_to_string("/sys/kernel/security/lsm") {
-        Ok(list) if list.split(',').any(|name| name.trim() == "bpf") => {
-            let found = format!("active ({}); this agent has no LSM hooks yet", list.trim());
-            Check::limited("kernel", "BPF LSM", found).open(open).next(next)
-        }
-        Ok(list) => Check::limited("kernel", "BPF LSM", format!("not active ({})", list.trim()))
-            .open(open)
-            .next(next),
-        Err(error) => {
-            let found = format!("not known: /sys/kernel/security/lsm: {error}");
-            Check::limited("kernel", "BPF LSM", found).open(open).next(next)
-        }
+    match lsm_is_active() {
+        Ok(list) => Check::available("kernel", "BPF LSM", format!("active ({list})")),
+        Err(found) => Check::limited("kernel", "BPF LSM", found)
+            .open("what the lines `beyond the hooks` say")
+            .next("add bpf to the list in lsm= on the kernel's command line (CONFIG_BPF_LSM), or do what those lines say"),
     }
 }
 
 fn ptrace() -> Check {
     if has_domains() {
         return Check::available("kernel", "Landlock", "a run gets a domain of its own");
+    }
+    if lsm_is_active().is_ok() {
+        let found = "no domains; BPF LSM does their work (its hooks are below)";
+        return Check::available("kernel", "Landlock", found);
     }
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
     match scope.as_deref().map(str::trim) {
@@ -176,7 +171,7 @@ fn hooks(checks: &mut Vec<Check>) {
         checks.push(check.open(lost).next("report this kernel's version"));
     }
     for (open, next) in features.open {
-        let check = Check::limited("kernel", "beyond the hooks", "as everywhere without BPF LSM");
+        let check = Check::limited("kernel", "beyond the hooks", "no hook closes it here");
         checks.push(check.open(open).next(next));
     }
 }
