@@ -72,7 +72,7 @@ enum Command {
     /// The agent's certificate authority: show it, export it.
     #[command(subcommand)]
     Ca(ca::CaCommand),
-    /// The configuration: check it.
+    /// The configuration: check it, show what holds, its schema.
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// What this host can do, and what is open because it cannot.
@@ -180,6 +180,10 @@ mod tests {
             "interdict policy test",
             "interdict policy test --policies p --json a.toml dir",
             "interdict config check c.toml",
+            "interdict config check --config c.toml --json",
+            "interdict config show",
+            "interdict config show --config c.toml --origin",
+            "interdict config schema",
             "interdict doctor",
             "interdict doctor --config c.toml --json",
             "interdict completions bash",
@@ -199,6 +203,7 @@ mod tests {
             "interdict approvals approve apr-7k2m9x --uses 1001",
             "interdict sessions list --since yesterday",
             "interdict sessions list --decision maybe",
+            "interdict config check a.toml --config b.toml",
             "interdict fly",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

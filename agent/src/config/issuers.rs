@@ -55,8 +55,8 @@ impl Reader<'_> {
             skew,
             ca_file,
         } = raw;
-        let shown = self.take(&name, value::name)?;
-        if shown == "workload" {
+        let shown = self.take(&name, value::name);
+        if shown.as_deref() == Some("workload") {
             self.wrong(
                 name.span(),
                 "the name \"workload\" is that of processes without an identity: give the issuer another",
@@ -71,7 +71,7 @@ impl Reader<'_> {
         let keys = match (jwks_file, jwks_url) {
             (Some(_), Some(url)) => {
                 self.wrong(url.span(), "write either jwks_file or jwks_url, not both");
-                return None;
+                KeySource::Discovery
             }
             (Some(file), None) => KeySource::File(self.path(file)),
             (None, Some(url)) => {
@@ -98,7 +98,7 @@ impl Reader<'_> {
             }
         };
         Some(IssuerConfig {
-            name: IssuerName::new(shown),
+            name: IssuerName::new(shown.unwrap_or_default()),
             issuer: issuer.into_inner(),
             audiences: audience.into_inner(),
             keys,

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use toml::Spanned;
+use toml::de::DeTable;
 
 use crate::model::{self, DataClass, Environment, Limits, Protocol, RecordingLevel, Target, TargetName};
 
@@ -17,6 +19,7 @@ use super::raw::{
     RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawLimits, RawMasking, RawNetwork,
     RawTarget, Text,
 };
+use super::shape::{NOWHERE, mend};
 use super::types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, MaskingConfig,
     Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
@@ -107,17 +110,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
         dir,
         mistakes: Vec::new(),
     };
-    let config = match toml::from_str::<RawConfig>(text) {
-        Ok(raw) => Some(reader.config(raw)),
-        Err(error) => {
-            let line = error.span().map(|span| line_of(text, span.start));
-            reader.mistakes.push(Mistake {
-                line,
-                what: error.message().to_owned(),
-            });
-            None
-        }
-    };
+    let config = reader.read();
     let mut mistakes = reader.mistakes;
     mistakes.sort_by_key(|mistake| mistake.line);
     match config {
@@ -129,8 +122,22 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+/// Where systemd puts the credentials of a unit, and where those of the agent's own are for whoever looks from outside.
+const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "/run/credentials/interdict.service");
+
+/// A path of a file in `dir`: relative ones are relative to it, `${CREDENTIALS_DIRECTORY}/…` is that of the service.
+pub(super) fn resolved(dir: &Path, path: &Path) -> PathBuf {
+    match path.strip_prefix("${CREDENTIALS_DIRECTORY}") {
+        Ok(rest) => std::env::var_os(CREDENTIALS.0)
+            .map_or_else(|| PathBuf::from(CREDENTIALS.1), PathBuf::from)
+            .join(rest),
+        // Joining an absolute one gives that one.
+        Err(_elsewhere) => dir.join(path),
+    }
 }
 
 /// Collects mistakes while it converts; what is wrong gets a stand-in that never leaves this room.
@@ -142,11 +149,41 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     pub(super) fn wrong(&mut self, span: Range<usize>, what: impl Into<String>) {
+        // What stands in for a missing value is wrong by design: that it is missing was said.
+        if span == NOWHERE {
+            return;
+        }
         let line = Some(line_of(self.text, span.start));
         self.mistakes.push(Mistake {
             line,
             what: what.into(),
         });
+    }
+
+    /// The file as written, and what can be read of it where its shape is wrong.
+    fn read(&mut self) -> Option<Config> {
+        let (mut document, errors) = DeTable::parse_recoverable(self.text);
+        for error in &errors {
+            let span = error.span().unwrap_or(0..0);
+            self.wrong(span, format!("this is not TOML: {}", error.message()));
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let raw = match toml::from_str::<RawConfig>(self.text) {
+            Ok(raw) => raw,
+            Err(first) => {
+                for (span, what) in mend(&mut document) {
+                    self.wrong(span, what);
+                }
+                let mended = RawConfig::deserialize(toml::Deserializer::from(document));
+                if mended.is_err() || self.mistakes.is_empty() {
+                    self.wrong(first.span().unwrap_or(0..0), first.message());
+                }
+                mended.ok()?
+            }
+        };
+        Some(self.config(raw))
     }
 
     pub(super) fn take<T>(&mut self, text: &Text, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
@@ -165,11 +202,7 @@ impl Reader<'_> {
     }
 
     pub(super) fn path(&self, path: PathBuf) -> PathBuf {
-        if path.is_absolute() {
-            path
-        } else {
-            self.dir.join(path)
-        }
+        resolved(&self.dir, &path)
     }
 
     fn config(&mut self, raw: RawConfig) -> Config {
@@ -288,17 +321,19 @@ impl Reader<'_> {
             credential,
             columns,
         } = raw;
-        let shown = self.take(&name, value::name)?;
-        let protocol = self.take(&protocol, protocol_of)?;
-        let port = match protocol {
-            Protocol::Postgres => Some(5432),
-            Protocol::Http | Protocol::Mcp | Protocol::Llm
+        let shown = self.take(&name, value::name);
+        // Unknown ones do not hide what else is wrong: whatever depends on the protocol is let be then.
+        let known = self.take(&protocol, protocol_of);
+        let protocol = known.unwrap_or(Protocol::Opaque);
+        let port = match known {
+            Some(Protocol::Postgres) => Some(5432),
+            Some(Protocol::Http | Protocol::Mcp | Protocol::Llm)
                 if tls.as_ref().is_some_and(|t| t.get_ref() == "disabled") =>
             {
                 Some(80)
             }
-            Protocol::Http | Protocol::Mcp | Protocol::Llm => Some(443),
-            Protocol::Opaque => None,
+            Some(Protocol::Http | Protocol::Mcp | Protocol::Llm) | None => Some(443),
+            Some(Protocol::Opaque) => None,
         };
         if addresses.get_ref().is_empty() {
             self.wrong(
@@ -312,7 +347,7 @@ impl Reader<'_> {
             .filter_map(|text| self.take(text, |t| value::address(t, port)))
             .collect();
         if let Some((column, _)) = columns.first_key_value()
-            && protocol != Protocol::Postgres
+            && known.is_some_and(|protocol| protocol != Protocol::Postgres)
         {
             self.wrong(
                 column.span(),
@@ -322,9 +357,10 @@ impl Reader<'_> {
         let environment = environment.as_ref().and_then(|t| self.take(t, value::name));
         let secret = protocol == Protocol::Postgres || credential.is_some();
         let tls = self.upstream_tls(tls.as_ref(), (protocol, secret), ca_file, server_name, &addresses);
-        Some(TargetConfig {
+        let credential = credential.and_then(|c| self.credential(c, known));
+        let made = TargetConfig {
             target: Target {
-                name: TargetName(shown.into()),
+                name: TargetName(shown.unwrap_or_default().into()),
                 environment: Environment(environment.map_or_else(|| Arc::from("default"), Arc::from)),
                 labels,
                 protocol,
@@ -332,7 +368,7 @@ impl Reader<'_> {
             },
             addresses,
             tls,
-            credential: credential.and_then(|c| self.credential(c, protocol)),
+            credential,
             columns: columns
                 .iter()
                 .filter_map(|(column, class)| self.column(column, class))
@@ -346,7 +382,8 @@ impl Reader<'_> {
                 .and_then(|t| self.take(t, recording_of))
                 .unwrap_or(RecordingLevel::Operations),
             mode: mode.as_ref().and_then(|t| self.take(t, mode_of)),
-        })
+        };
+        known.map(|_protocol| made)
     }
 
     fn upstream_tls(
@@ -383,7 +420,12 @@ impl Reader<'_> {
         }
     }
 
-    fn credential(&mut self, raw: Spanned<RawCredential>, protocol: Protocol) -> Option<CredentialConfig> {
+    /// `protocol`: `None` where it is not known, and so neither where a credential belongs.
+    fn credential(
+        &mut self,
+        raw: Spanned<RawCredential>,
+        protocol: Option<Protocol>,
+    ) -> Option<CredentialConfig> {
         let span = raw.span();
         let RawCredential {
             place,
@@ -393,9 +435,11 @@ impl Reader<'_> {
             password_env,
             placeholder,
         } = raw.into_inner();
-        let place = match credential_place(protocol, place.as_ref(), name.as_ref(), user.as_ref()) {
-            Ok(place) => Some(place),
-            Err((at, what)) => {
+        let read = |protocol| credential_place(protocol, place.as_ref(), name.as_ref(), user.as_ref());
+        let place = match protocol.map(read) {
+            None => None,
+            Some(Ok(place)) => Some(place),
+            Some(Err((at, what))) => {
                 self.wrong(at.map_or_else(|| span.clone(), Spanned::span), what);
                 None
             }

@@ -3,14 +3,23 @@
 
 mod issuers;
 mod load;
+#[cfg(test)]
+mod mistakes_tests;
+mod origin;
 mod place;
 mod raw;
+mod schema;
+#[cfg(test)]
+mod schema_tests;
+mod shape;
 #[cfg(test)]
 mod tests;
 mod types;
 mod value;
 
 pub use load::{ConfigErrors, Mistake, defaults, load, parse};
+pub use origin::{Setting, settings};
+pub use schema::schema;
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
     IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig,

@@ -1,0 +1,202 @@
+//! Every key of the configuration file: its shape, whether it must be there, what it is without, and what it says. The
+//! parser (`raw`) is held against this list by tests, both ways.
+
+use serde_json::{Map, Value, json};
+
+/// The shape of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    /// A file or directory; relative ones are relative to the file's directory.
+    Path,
+    /// A number and a unit: `30s`.
+    Duration,
+    /// A whole number between these.
+    Integer(u64, u64),
+    Bool,
+    OneOf(&'static [&'static str]),
+    Texts,
+    /// One text, or several.
+    TextOrTexts,
+    Ports,
+    /// Names and texts that people choose.
+    Map,
+    Table,
+    Tables,
+}
+
+/// Whether a value must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Required,
+    /// Without it something else holds, as its words say.
+    Optional,
+    /// Without it this holds (as TOML).
+    Default(&'static str),
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    /// The table that it stands in; empty at the top.
+    pub table: &'static str,
+    pub name: &'static str,
+    pub kind: Kind,
+    pub need: Need,
+    pub about: &'static str,
+}
+
+use Kind::{Bool, Duration, Integer, OneOf, Path, Ports, Table, Tables, Text, TextOrTexts, Texts};
+use Need::{Default, Optional, Required};
+
+const MODES: Kind = OneOf(&["enforce", "observe"]);
+const MOST: u64 = i64::MAX.unsigned_abs();
+
+const fn key(table: &'static str, name: &'static str, kind: Kind, need: Need, about: &'static str) -> Key {
+    Key {
+        table,
+        name,
+        kind,
+        need,
+        about,
+    }
+}
+
+/// Every key, in the order in which it is shown.
+#[rustfmt::skip]
+pub(super) const KEYS: &[Key] = &[
+    key("", "mode", MODES, Default("\"enforce\""), "Whether refusals refuse, or are only recorded."),
+    key("", "policies", Path, Optional, "A directory of policies in place of the shipped ones."),
+    key("", "state_dir", Path, Default("\"/var/lib/interdict\""), "Keys, records and pending approvals."),
+    key("", "issuer", Tables, Optional, "Issuers of identities (OIDC)."),
+    key("", "target", Tables, Optional, "What governed processes may reach, with the real credential."),
+    key("", "network", Tables, Optional, "Networks that the kernel decides about, before any policy."),
+    key("", "audit", Table, Optional, "Records."),
+    key("", "approval", Table, Optional, "Approvals."),
+    key("", "masking", Table, Optional, "Masking."),
+    key("", "limits", Table, Optional, "Bounds on every operation; policies may set narrower ones."),
+    key("issuer", "name", Text, Required, "The name in records and policies."),
+    key("issuer", "issuer", Text, Required, "The exact `iss` claim, a URL."),
+    key("issuer", "audience", Texts, Required, "Accepted `aud` claims; at least one."),
+    key("issuer", "jwks_file", Path, Optional, "Its keys in a file, read again when it changes; without it and jwks_url from discovery."),
+    key("issuer", "jwks_url", Text, Optional, "Its keys at a URL."),
+    key("issuer", "algorithms", Texts, Default("[\"RS256\", \"RS384\", \"RS512\", \"PS256\", \"PS384\", \"PS512\", \"ES256\", \"ES384\", \"EdDSA\"]"), "Accepted signature algorithms."),
+    key("issuer", "groups_claim", TextOrTexts, Default("\"groups\""), "The claim that holds groups, or the path to it."),
+    key("issuer", "subject_claim", Text, Default("\"sub\""), "The claim that names the subject."),
+    key("issuer", "skew", Duration, Default("\"60s\""), "Allowed difference of clocks."),
+    key("issuer", "ca_file", Path, Optional, "A CA for the issuer's own TLS, beside the system's roots."),
+    key("target", "name", Text, Required, "The name in records and policies."),
+    key("target", "protocol", OneOf(&["postgres", "http", "mcp", "llm", "opaque"]), Required, "What is spoken there."),
+    key("target", "addresses", Texts, Required, "Destinations that are this target, host:port."),
+    key("target", "environment", Text, Default("\"default\""), "Environment::\"…\" in policies."),
+    key("target", "labels", Kind::Map, Optional, "Labels for policies."),
+    key("target", "tls", OneOf(&["verify", "disabled"]), Default("\"verify\""), "TLS to the target; \"disabled\" with a credential on loopback only. Opaque targets have none unless written."),
+    key("target", "ca_file", Path, Optional, "A CA beside the system's roots."),
+    key("target", "server_name", Text, Optional, "The name to verify; the host of the first address unless written."),
+    key("target", "recording", OneOf(&["metadata", "operations", "full"]), Default("\"operations\""), "How much of each operation is kept."),
+    key("target", "when_full", OneOf(&["refuse", "metadata"]), Default("\"refuse\""), "What happens when the disk of the log is nearly full."),
+    key("target", "mode", MODES, Optional, "In place of the mode above."),
+    key("target", "credential", Table, Optional, "The real credential."),
+    key("target", "columns", Kind::Map, Optional, "Classes of columns: \"table.column\" = \"class\" (postgres)."),
+    key("target.credential", "as", OneOf(&["bearer", "basic", "header", "query"]), Optional, "Where the target expects it (http, mcp, llm)."),
+    key("target.credential", "name", Text, Optional, "The header's or parameter's name."),
+    key("target.credential", "user", Text, Optional, "The real user."),
+    key("target.credential", "password_file", Path, Optional, "A file whose first line is the password, read again when it changes."),
+    key("target.credential", "secret_file", Path, Optional, "The same as password_file."),
+    key("target.credential", "password_env", Text, Optional, "A variable of the agent that holds the password."),
+    key("target.credential", "secret_env", Text, Optional, "The same as password_env."),
+    key("target.credential", "placeholder", Text, Optional, "A password for clients that insist on SCRAM (postgres)."),
+    key("network", "prefix", Text, Required, "The network, such as 10.1.0.0/16."),
+    key("network", "ports", Ports, Optional, "Ports; any without."),
+    key("network", "verdict", OneOf(&["direct", "redirect", "deny"]), Required, "What is done."),
+    key("audit", "dir", Path, Optional, "Where the log lives; STATE_DIR/audit unless written."),
+    key("audit", "segment_bytes", Integer(65_536, MOST), Default("67108864"), "A segment is sealed at this size…"),
+    key("audit", "segment_age", Duration, Default("\"5m\""), "…or at this age."),
+    key("audit", "min_free_bytes", Integer(0, MOST), Default("67108864"), "Below this much free space new operations are refused."),
+    key("audit", "clickhouse", Table, Optional, "Where records are streamed."),
+    key("audit.clickhouse", "url", Text, Required, "http://host:8123 (on loopback) or https://host:8443."),
+    key("audit.clickhouse", "database", Text, Default("\"interdict\""), "The database."),
+    key("audit.clickhouse", "user", Text, Default("\"default\""), "The user."),
+    key("audit.clickhouse", "password_file", Path, Optional, "A file whose first line is its password."),
+    key("audit.clickhouse", "password_env", Text, Optional, "A variable of the agent that holds its password."),
+    key("audit.clickhouse", "batch_records", Integer(1, 4_294_967_295), Default("10000"), "Largest batch."),
+    key("audit.clickhouse", "batch_age", Duration, Default("\"1s\""), "How long a record waits for its batch."),
+    key("audit.clickhouse", "legacy", Bool, Default("false"), "For servers before 20: sent at least once."),
+    key("approval", "hold", Duration, Default("\"30s\""), "How long an operation waits for consent before the process gets a ticket."),
+    key("approval", "request_ttl", Duration, Default("\"24h\""), "How long a request can be decided."),
+    key("approval", "grant_ttl", Duration, Default("\"1h\""), "How long a consent can be used."),
+    key("masking", "classes", Path, Optional, "A file in place of the shipped classes.toml."),
+    key("masking", "overrides", Kind::Map, Optional, "Strategy by class in place of the file's."),
+    key("limits", "max_rows", Integer(0, MOST), Optional, "Rows that a statement may return."),
+    key("limits", "max_time", Duration, Optional, "How long a statement may run."),
+];
+
+impl Key {
+    /// The name of the table that this key opens.
+    pub(super) fn opened(&self) -> String {
+        if self.table.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("{}.{}", self.table, self.name)
+        }
+    }
+}
+
+/// The keys of one table.
+pub(super) fn keys_of(table: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.table == table)
+}
+
+/// The JSON Schema (2020-12) of the file, for editors and other programs: shapes only, `load` knows the rest.
+#[must_use]
+pub fn schema() -> Value {
+    let mut root = object_of("");
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("Configuration of interdict");
+    root
+}
+
+fn object_of(table: &str) -> Value {
+    let properties: Map<String, Value> = keys_of(table)
+        .map(|key| (key.name.to_owned(), property(key)))
+        .collect();
+    let required: Vec<&str> = keys_of(table)
+        .filter(|key| key.need == Required)
+        .map(|key| key.name)
+        .collect();
+    let mut object = json!({"type": "object", "additionalProperties": false, "properties": properties});
+    if !required.is_empty() {
+        object["required"] = json!(required);
+    }
+    object
+}
+
+fn property(key: &Key) -> Value {
+    let text = json!({"type": "string"});
+    let mut made = match key.kind {
+        Text | Path => text,
+        Duration => json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"}),
+        Integer(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+        Bool => json!({"type": "boolean"}),
+        OneOf(words) => json!({"enum": words}),
+        Texts => json!({"type": "array", "items": text}),
+        TextOrTexts => json!({"anyOf": [text, {"type": "array", "items": text}]}),
+        Ports => json!({"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}}),
+        Kind::Map => json!({"type": "object", "additionalProperties": text}),
+        Table => object_of(&key.opened()),
+        Tables => json!({"type": "array", "items": object_of(&key.opened())}),
+    };
+    made["description"] = json!(key.about);
+    if let Default(text) = key.need
+        && let Some(value) = toml_value(text)
+    {
+        made["default"] = value;
+    }
+    made
+}
+
+/// A default as JSON.
+fn toml_value(text: &str) -> Option<Value> {
+    let table: toml::Table = toml::from_str(&format!("v = {text}")).ok()?;
+    serde_json::to_value(table.get("v")?).ok()
+}
