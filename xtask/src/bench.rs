@@ -10,12 +10,16 @@ pub(crate) fn run(name: &str, json: bool) -> Result<()> {
     let program = match name {
         "postgres" => "bench",
         "kernel" => "bench_kernel",
-        _ => bail!("there is no benchmark {name:?}: there are `postgres` and `kernel`"),
+        "http" => "bench_http",
+        _ => bail!("there is no benchmark {name:?}: there are `postgres`, `kernel` and `http`"),
     };
     if !setup::is_root() {
         bail!("the benchmarks load kernel hooks and start servers of their own: run them as root");
     }
     step("set up", || setup::run(false))?;
+    if name == "http" {
+        step("set up mitmproxy", setup::mitmproxy)?;
+    }
     step("build, optimised", || {
         execute(cargo(&[
             "build",

@@ -69,7 +69,7 @@ enum Command {
     },
     /// Measure side by side with what a user would pick instead.
     Bench {
-        /// What: `postgres` or `kernel`.
+        /// What: `postgres`, `kernel` or `http`.
         name: String,
         /// End with one line of JSON.
         #[arg(long)]

@@ -23,6 +23,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "an HTTP client of the tests"),
     ("wget", "an HTTP client of the tests"),
     ("nftables", "the kernel benchmark's yardstick"),
+    ("haproxy", "the HTTP benchmark's yardstick"),
+    ("nghttp2-client", "the HTTP benchmark's load"),
     ("clickhouse-server", "a real, old server for the sink's tests"),
     ("python3-venv", "Python clients"),
     ("ca-certificates", "root certificates"),
@@ -41,6 +43,8 @@ const PYTHON: &[&str] = &[
     "openai==2.*",
     "anthropic==0.*",
 ];
+/// The HTTP benchmark's other yardstick.
+const MITMPROXY: &[&str] = &["mitmproxy==11.*"];
 /// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres.
 const NPM: &[&str] = &[
     "@henkey/postgres-mcp-server@1.0.7",
@@ -116,6 +120,21 @@ fn python() -> Result<()> {
         ))?;
         mark(&venv, PYTHON)
     })
+}
+
+/// mitmproxy, a yardstick, in an environment of its own: it pins what others need newer.
+pub(crate) fn mitmproxy() -> Result<()> {
+    let venv = tools().join("mitmproxy");
+    if done(&venv, MITMPROXY) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(tools())?;
+    shell_run(&format!(
+        "python3 -m venv {0} && {0}/bin/pip install -q --retries 5 '{1}'",
+        quoted(&venv),
+        MITMPROXY.join("' '")
+    ))?;
+    mark(&venv, MITMPROXY)
 }
 
 fn npm() -> Result<()> {
