@@ -7,9 +7,10 @@ use std::sync::{Arc, LazyLock};
 use bytes::BytesMut;
 
 use crate::mask::{Classes, MaskEngine, MaskKey, MaskPlan};
+use crate::model::MaskCounts;
 use crate::protocol::http::dialect::{Asked, Speaks as _};
 use crate::protocol::mcp::McpServer;
-use crate::protocol::{http, postgres};
+use crate::protocol::{http, mcp, postgres};
 use crate::{audit, json};
 
 /// A promise, tried with some bytes.
@@ -24,7 +25,7 @@ pub const PROMISES: [(&str, Promise); 10] = [
     ("http-websocket", http::fuzz::websocket),
     ("json", strict_json),
     ("mask", masking),
-    ("mcp", mcp),
+    ("mcp", mcp_messages),
     ("postgres", postgres::fuzz::frames),
     ("sql", sql),
 ];
@@ -69,7 +70,7 @@ fn strict_json(data: &[u8]) {
     let _facts = json::facts(&value);
 }
 
-fn mcp(data: &[u8]) {
+fn mcp_messages(data: &[u8]) {
     let asked = Asked {
         method: &hyper::Method::POST,
         host: "tools",
@@ -80,6 +81,20 @@ fn mcp(data: &[u8]) {
     let mut exchange = McpServer.exchange();
     if let Err(refusal) = exchange.request(&asked, data, &plan()) {
         assert!(exchange.refusal(&refusal).is_some());
+    }
+    // The same bytes as an answer, whole and as an event.
+    mcp::fuzz::offers(data);
+    for kind in ["application/json", "text/event-stream"] {
+        let mut exchange = McpServer.exchange();
+        let list = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+        let _operations = exchange.request(&asked, list, &plan());
+        let mut headers = hyper::HeaderMap::new();
+        headers.insert(
+            hyper::header::CONTENT_TYPE,
+            hyper::header::HeaderValue::from_static(kind),
+        );
+        let _cut = exchange.response(hyper::StatusCode::OK, &headers);
+        let _shown = exchange.response_event(data, &plan(), &mut MaskCounts::default());
     }
 }
 

@@ -19,5 +19,5 @@ pub use oidc::Oidc;
 pub use oracle::Oracle;
 pub use postgres::Postgres;
 pub use relay::{Relay, Setting};
-pub use tools::{can_govern, can_relay, can_serve_http, can_speak_mcp, python, tool};
+pub use tools::{can_govern, can_relay, can_serve_http, can_speak_mcp, can_speak_mcp_v2, python, tool};
 pub use wire::Wire;

@@ -102,6 +102,25 @@ pub fn can_speak_mcp(test: &str) -> bool {
     or_skip(test, node && imports("mcp"), "an official SDK of MCP is missing")
 }
 
+/// Whether the second generation of MCP's SDKs can be tried here: node 20 or newer with it, and that for Python. Where not,
+/// says so loudly; where `CI` is set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_speak_mcp_v2(test: &str) -> bool {
+    let new = "process.exit(Number(process.versions.node.split('.')[0]) >= 20 ? 0 : 1)";
+    let node = std::process::Command::new("node").args(["-e", new]).status();
+    let there = node.is_ok_and(|status| status.success())
+        && tool("mcp/node/node_modules/@modelcontextprotocol/client").exists()
+        && tool("mcp/venv/bin/python").exists();
+    or_skip(
+        test,
+        there,
+        "node 20 or the second generation of MCP's SDKs is missing",
+    )
+}
+
 /// Whether APIs of models can be tried here: the official Python clients of OpenAI and Anthropic. Where not, says so
 /// loudly; where `CI` is set, fails.
 ///

@@ -52,12 +52,26 @@ const NPM: &[&str] = &[
     "pg@8.23.1",
 ];
 
+/// The second generation of the MCP SDKs, the suite of conformance and the Inspector: apart from the first, whose packages
+/// have the same names or need others of theirs.
+const PYTHON_MCP: &[&str] = &["mcp==2.3.0"];
+/// See `PYTHON_MCP`. The newest suite that runs on Node 20.
+const NPM_MCP: &[&str] = &[
+    "@modelcontextprotocol/client@2.4.0",
+    "@modelcontextprotocol/server@2.4.0",
+    "@modelcontextprotocol/node@2.1.2",
+    "@modelcontextprotocol/conformance@0.1.13",
+    "@modelcontextprotocol/inspector@2.12.0",
+];
+
 /// Installs what is missing. `loud`: says so when nothing is.
 pub(crate) fn run(loud: bool) -> Result<()> {
     debian()?;
     node()?;
-    python()?;
-    npm()?;
+    python("venv", PYTHON)?;
+    python("mcp/venv", PYTHON_MCP)?;
+    npm("node", NPM)?;
+    npm("mcp/node", NPM_MCP)?;
     if loud {
         say("Everything is there.");
     }
@@ -102,23 +116,23 @@ fn node() -> Result<()> {
     }
 }
 
-fn python() -> Result<()> {
-    let venv = tools().join("venv");
-    if done(&venv, PYTHON) {
+fn python(place: &str, packages: &[&str]) -> Result<()> {
+    let venv = tools().join(place);
+    if done(&venv, packages) {
         return Ok(());
     }
-    step("Python clients into target/tools/venv", || {
+    step(&format!("Python clients into target/tools/{place}"), || {
         std::fs::create_dir_all(tools())?;
         shell_run(&format!(
             "python3 -m venv {0} && {0}/bin/pip install -q --retries 5 {1}",
             quoted(&venv),
-            PYTHON
+            packages
                 .iter()
                 .map(|p| format!("'{p}'"))
                 .collect::<Vec<_>>()
                 .join(" ")
         ))?;
-        mark(&venv, PYTHON)
+        mark(&venv, packages)
     })
 }
 
@@ -137,22 +151,22 @@ pub(crate) fn mitmproxy() -> Result<()> {
     mark(&venv, MITMPROXY)
 }
 
-fn npm() -> Result<()> {
-    let dir = tools().join("node");
-    if done(&dir, NPM) {
+fn npm(place: &str, packages: &[&str]) -> Result<()> {
+    let dir = tools().join(place);
+    if done(&dir, packages) {
         return Ok(());
     }
     step(
-        "MCP server, MCP SDK and node-postgres into target/tools/node",
+        &format!("MCP servers, SDKs and node clients into target/tools/{place}"),
         || {
             std::fs::create_dir_all(&dir)?;
             std::fs::write(dir.join("package.json"), "{\"private\": true}\n")?;
             let install = format!(
                 "npm install --no-audit --no-fund --loglevel=error {}",
-                NPM.join(" ")
+                packages.join(" ")
             );
             shell_run(&format!("cd {0} && ({install} || {install})", quoted(&dir)))?;
-            mark(&dir, NPM)
+            mark(&dir, packages)
         },
     )
 }

@@ -8,6 +8,7 @@ mod document;
 mod duration;
 mod id;
 mod obligation;
+mod offer;
 mod operation;
 mod outcome;
 mod principal;
@@ -26,6 +27,7 @@ pub use id::{
     RunId, SessionId, Ticket,
 };
 pub use obligation::{Limits, Obligations, RecordingLevel};
+pub use offer::Offer;
 pub use operation::{
     ConnectFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, SqlFacts, StatementFacts,
     StatementKind, TableName,

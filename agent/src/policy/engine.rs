@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use cedar_policy::{
-    ActionConstraint, Authorizer, Decision as Cedar, Entities, EntityUid, PolicyId as CedarId,
+    ActionConstraint, Authorizer, Decision as Cedar, Entities, EntityUid, PolicyId as CedarId, PolicySet,
 };
 
 use crate::approval::Consent;
@@ -45,6 +45,12 @@ pub(super) struct Scene {
     pub(super) revealed: Arc<BTreeSet<DataClass>>,
 }
 
+impl Scene {
+    pub(super) fn entities(&self) -> &Entities {
+        &self.entities
+    }
+}
+
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
@@ -72,6 +78,10 @@ impl Engine {
     #[must_use]
     pub const fn bundle(&self) -> Digest {
         self.loaded.bundle
+    }
+
+    pub(super) const fn all(&self) -> &PolicySet {
+        &self.loaded.policies
     }
 
     /// How many policies there are.

@@ -4,6 +4,7 @@ mod annotations;
 mod cases;
 mod decision;
 mod engine;
+mod foresee;
 mod load;
 mod question;
 mod rehearse;

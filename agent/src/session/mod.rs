@@ -4,6 +4,7 @@ mod authorize;
 mod downstream;
 mod messages;
 mod open;
+mod prospects;
 mod speech;
 mod upstream;
 
@@ -11,5 +12,6 @@ pub use authorize::{Judged, Neutral, NeutralReason, Pass, Permit, Request};
 pub use downstream::{Downstream, RefusalWords};
 pub use messages::{Answer, AnswerBody, Message, Part, Permitted, Piece};
 pub use open::{Rooms, Session};
+pub use prospects::Prospects;
 pub use speech::AgentSpeech;
 pub use upstream::{InFlight, Upstream};

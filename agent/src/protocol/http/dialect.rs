@@ -9,6 +9,7 @@ use hyper::{Method, StatusCode};
 
 use crate::mask::{MaskPlan, StreamMask};
 use crate::model::{MaskCounts, Operation, Refusal};
+use crate::session::Prospects;
 
 use super::answer::mask_event;
 use super::escapes::{Format, Unescape, masked_text};
@@ -62,6 +63,9 @@ pub struct Words {
 
 /// One request and its answer.
 pub trait Dialect: Debug + Send {
+    /// What policies say about offers of the target, for dialects that have lists of them. Comes before the request.
+    fn foresee(&mut self, _prospects: Prospects) {}
+
     /// What the request asks for. Each operation must be permitted, or nothing is forwarded. Where the list is empty
     /// the request is judged as what it is in HTTP (`http.*`). The fingerprint of an operation covers everything in the
     /// body that the target acts on (not a request's number); the relay adds method, host, path and query.

@@ -206,6 +206,7 @@ impl Exchange {
             query: head.target.query(),
             headers: &head.headers,
         };
+        dialect.foresee(self.session.prospects());
         match dialect.request(&asked, body, &self.session.masks_nothing_revealed()) {
             Ok(operations) => Ok(operations),
             Err(refusal) => Err(No(self.session.refuse(None, refusal).await, None)),

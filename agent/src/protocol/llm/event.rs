@@ -2,18 +2,18 @@
 
 /// An event.
 #[derive(Debug, Clone)]
-pub(super) struct Event {
+pub(in crate::protocol) struct Event {
     /// Lines that are no data, each with its end; not the empty line.
-    pub(super) other: Vec<u8>,
+    pub(in crate::protocol) other: Vec<u8>,
     /// The data of all its lines, joined.
-    pub(super) data: Vec<u8>,
+    pub(in crate::protocol) data: Vec<u8>,
     /// How its lines end.
     end: &'static str,
 }
 
 impl Event {
     /// `None` where it has no data: comments, blank lines.
-    pub(super) fn read(event: &[u8]) -> Option<Self> {
+    pub(in crate::protocol) fn read(event: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(event);
         let end = match (text.contains("\r\n"), text.contains('\r')) {
             (true, _) => "\r\n",
@@ -37,7 +37,7 @@ impl Event {
     }
 
     /// The event with other data, of one line.
-    pub(super) fn with(&self, other: &[u8], data: &[u8]) -> Vec<u8> {
+    pub(in crate::protocol) fn with(&self, other: &[u8], data: &[u8]) -> Vec<u8> {
         let end = self.end.as_bytes();
         [other, b"data: ", data, end, end].concat()
     }

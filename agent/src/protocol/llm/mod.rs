@@ -7,7 +7,7 @@
 mod answer;
 mod api;
 mod deltas;
-mod event;
+pub(in crate::protocol) mod event;
 mod prompt;
 mod refusal;
 #[cfg(test)]

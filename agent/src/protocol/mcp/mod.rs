@@ -2,12 +2,15 @@
 //! 2025-11-25, without from 2026-07-28).
 //!
 //! `message` reads JSON-RPC, `call` says what a message asks for, `headers` holds the mirrored fields against it,
-//! `refusal` answers in the protocol's words, `server` is the dialect that the HTTP relay asks. What decides is always
+//! `offers` leaves out of lists what nobody could be permitted, `refusal` answers in the protocol's words, `server` is the dialect that the HTTP relay asks. What decides is always
 //! the parsed body; `clientInfo` and tool annotations are claims, and no input of any decision.
 
 mod call;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod headers;
 mod message;
+mod offers;
 mod refusal;
 mod server;
 #[cfg(test)]

@@ -49,6 +49,12 @@ pub(super) fn malformed(id: Option<&Value>, code: i64, refusal: &Refusal) -> Wor
     )
 }
 
+/// In the place of an answer of the server that the agent cannot read.
+pub(super) fn withheld(id: Option<&Value>) -> Value {
+    let message = "REFUSED: The server's answer is withheld: it is no JSON that can be read in one way.";
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code(&RefusalKind::NotUnderstood), "message": message}})
+}
+
 fn written(status: StatusCode, answer: &Value) -> Words {
     Words {
         status,

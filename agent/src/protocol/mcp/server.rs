@@ -9,10 +9,13 @@ use crate::model::{
 };
 use crate::protocol::http::coded;
 use crate::protocol::http::dialect::{Asked, Cut, Dialect, Speaks, Words, masked_event, masked_json};
+use crate::protocol::llm::event::Event;
+use crate::session::Prospects;
 
 use super::call::Call;
 use super::headers::agree;
 use super::message::{Message, MessageError};
+use super::offers::{Sifted, has_offers, sift};
 use super::refusal;
 
 /// JSON-RPC: what came is not JSON.
@@ -35,6 +38,9 @@ impl Speaks for McpServer {
             malformed: None,
             cut: Cut::Http,
             unseen: 0,
+            prospects: None,
+            sifts: false,
+            left_out: 0,
         })
     }
 }
@@ -46,6 +52,12 @@ struct Exchange {
     cut: Cut,
     /// Contents of the answer that no detector reads.
     unseen: u64,
+    /// What policies say about offers.
+    prospects: Option<Prospects>,
+    /// Whether the answer can have lists of offers.
+    sifts: bool,
+    /// Offers that are not shown.
+    left_out: u64,
     /// The code for a refusal that the body itself is the reason of.
     malformed: Option<i64>,
 }
@@ -61,7 +73,59 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// A message of the server without offers that are not for this session.
+    fn sifted(&mut self, text: &[u8]) -> Sifted {
+        let Some(prospects) = self.prospects.as_ref().filter(|_| self.sifts) else {
+            return Sifted::AsIs;
+        };
+        let left_out = &mut self.left_out;
+        sift(text, &mut |offer, _entry| {
+            let stays = prospects.possible(offer);
+            *left_out = left_out.saturating_add(u64::from(!stays));
+            stays
+        })
+    }
+
+    /// In the place of an answer that cannot be read.
+    fn unreadable(&self) -> Vec<u8> {
+        let id = self.call.as_ref().and_then(|call| call.id.as_ref());
+        refusal::withheld(id).to_string().into_bytes()
+    }
+
+    fn sifted_whole(&mut self, answer: &[u8]) -> Option<Vec<u8>> {
+        match self.sifted(answer) {
+            Sifted::AsIs => None,
+            Sifted::Changed(message) => Some(message.to_string().into_bytes()),
+            Sifted::Unreadable => Some(self.unreadable()),
+        }
+    }
+
+    fn sifted_event(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
+        if !self.sifts {
+            return None;
+        }
+        // At the beginning of a stream clients skip it (HTML standard, 9.2.5).
+        let bare = raw.strip_prefix(b"\xef\xbb\xbf");
+        let event = Event::read(bare.unwrap_or(raw))?;
+        let json = event.data.trim_ascii_start().starts_with(b"{")
+            || event.data.trim_ascii_start().starts_with(b"[");
+        let message = match self.sifted(&event.data) {
+            Sifted::AsIs => return bare.map(<[u8]>::to_vec),
+            Sifted::Changed(message) => message.to_string().into_bytes(),
+            Sifted::Unreadable if json => self.unreadable(),
+            // A priming event, a ping: nobody takes it for a message.
+            Sifted::Unreadable => return bare.map(<[u8]>::to_vec),
+        };
+        Some(event.with(&event.other, &message))
+    }
+}
+
 impl Dialect for Exchange {
+    fn foresee(&mut self, prospects: Prospects) {
+        self.prospects = Some(prospects);
+    }
+
     fn request(
         &mut self,
         asked: &Asked<'_>,
@@ -74,6 +138,8 @@ impl Dialect for Exchange {
             asked.query.unwrap_or_default().as_bytes(),
         ];
         if asked.method == Method::GET && accepts_events(asked.headers) {
+            // A stream that goes on where it broke off may carry any answer.
+            self.sifts = true;
             return Ok(vec![bare(Action::McpListen, "listen", &place)]);
         }
         if asked.method == Method::DELETE && asked.headers.contains_key("mcp-session-id") {
@@ -96,6 +162,7 @@ impl Dialect for Exchange {
         let call = Call::of(message).map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
         let operation = call.operation(&place, plan);
         let agreed = agree(asked.headers, &call);
+        self.sifts = has_offers(&call.method);
         self.call = Some(call);
         agreed.map_err(|error| self.wrong(HEADER_MISMATCH, &error))?;
         Ok(vec![
@@ -115,7 +182,12 @@ impl Dialect for Exchange {
     }
 
     fn response_event(&mut self, event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
-        let (decoded, unseen) = coded::masked(event, plan, counts);
+        let sifted = match self.cut {
+            Cut::Whole => self.sifted_whole(event),
+            Cut::Events => self.sifted_event(event),
+            Cut::Http => None,
+        };
+        let (decoded, unseen) = coded::masked(sifted.as_deref().unwrap_or(event), plan, counts);
         self.unseen = self.unseen.saturating_add(unseen);
         match self.cut {
             Cut::Whole => masked_json(&decoded, plan, counts),
@@ -135,10 +207,17 @@ impl Dialect for Exchange {
     }
 
     fn note(&self) -> String {
-        match self.unseen {
-            0 => String::new(),
-            n => format!("{n} binary contents not looked into"),
+        let mut notes = Vec::new();
+        if self.left_out > 0 {
+            notes.push(format!(
+                "{} offers left out that no policy could permit",
+                self.left_out
+            ));
         }
+        if self.unseen > 0 {
+            notes.push(format!("{} binary contents not looked into", self.unseen));
+        }
+        notes.join("; ")
     }
 }
 

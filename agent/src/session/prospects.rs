@@ -1,0 +1,43 @@
+//! What a process could ask for in a session: for lists of what a server offers.
+
+use std::sync::Arc;
+
+use crate::config::{Mode, TargetConfig};
+use crate::model::Offer;
+
+use super::open::{Rooms, Session};
+
+/// The policies as they bear on a session, for offers that nobody took yet. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Prospects {
+    rooms: Arc<Rooms>,
+    target: Arc<TargetConfig>,
+}
+
+impl Session {
+    /// What could be asked for.
+    #[must_use]
+    pub fn prospects(&self) -> Prospects {
+        Prospects {
+            rooms: Arc::clone(&self.rooms),
+            target: Arc::clone(&self.target),
+        }
+    }
+}
+
+impl Prospects {
+    /// Whether some arguments of it could be permitted, with the consent of whoever is needed. In observe mode
+    /// everything is. Nobody stands behind the session any more: nothing is.
+    #[must_use]
+    pub fn possible(&self, offer: &Offer) -> bool {
+        if self.target.mode.unwrap_or(self.rooms.mode) == Mode::Observe {
+            return true;
+        }
+        let now = crate::clock::now();
+        let Ok(principal) = self.rooms.binding.current(now) else {
+            return false;
+        };
+        let engine = self.rooms.policies.current();
+        engine.possible(offer, &principal, &self.target.target, now)
+    }
+}

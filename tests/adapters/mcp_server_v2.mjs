@@ -1,0 +1,52 @@
+// An MCP server on the second generation of the official SDK: revision 2026-07-28 without sessions, and older clients
+// too, over TLS. Its tools are those of mcp_server.mjs. Arguments: certificate, key, file for the log, directory of
+// node_modules, and a file whose text, where it exists, is the description of the tool query. The first line of output
+// is the port.
+import { appendFileSync, existsSync, readFileSync } from "node:fs";
+import { createServer } from "node:https";
+import { pathToFileURL } from "node:url";
+
+const [certificate, key, log, modules, description] = process.argv.slice(2);
+const need = (name) => import(pathToFileURL(`${modules}/${name}`));
+const { McpServer, createMcpHandler } = await need("@modelcontextprotocol/server/dist/index.mjs");
+const { toNodeHandler } = await need("@modelcontextprotocol/node/dist/index.mjs");
+const { z } = await need("zod/index.js");
+
+const PERSON = "Ada <ada@example.com>, card 4111 1111 1111 1111";
+const base64 = (text) => Buffer.from(text).toString("base64");
+const PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+const done = (text) => ({ content: [{ type: "text", text }] });
+
+function server() {
+  const mcp = new McpServer({ name: "tools", version: "2.0.0" }, { capabilities: { logging: {} } });
+  const tool = (name, shape, work) => {
+    const said = name === "query" && description && existsSync(description) && readFileSync(description, "utf8");
+    mcp.registerTool(
+      name,
+      { description: said || `The tool ${name}.`, inputSchema: z.object(shape) },
+      async (input) => {
+        appendFileSync(log, JSON.stringify({ tool: name, input }) + "\n");
+        return work(input);
+      },
+    );
+  };
+  tool("lookup", { name: z.string() }, async () => ({
+    content: [
+      { type: "text", text: PERSON },
+      { type: "image", data: PIXEL, mimeType: "image/png" },
+      { type: "resource", resource: { uri: "note://ada", mimeType: "text/plain", blob: base64(PERSON) } },
+    ],
+    structuredContent: { email: "ada@example.com", age: 36 },
+  }));
+  tool("query", { sql: z.string(), limit: z.number().optional() }, async ({ sql }) => done(`ran ${sql}`));
+  tool("remove", { id: z.number() }, async ({ id }) => done(`removed ${id}`));
+  tool("shell", { command: z.string() }, async () => done("ran"));
+  mcp.registerResource("note", "note://ada", {}, async (uri) => ({
+    contents: [{ uri: uri.href, mimeType: "text/plain", blob: base64(PERSON) }],
+  }));
+  return mcp;
+}
+
+const handler = toNodeHandler(createMcpHandler(() => server()));
+const web = createServer({ cert: readFileSync(certificate), key: readFileSync(key) }, handler);
+web.listen(0, "127.0.0.1", () => console.log(web.address().port));

@@ -1,0 +1,199 @@
+//! A server of MCP, an issuer, an agent with policies, and governed clients that are asked line by line.
+
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use interdict_tests::tools::{certificates, repository};
+use interdict_tests::{Agent, Oidc, tool};
+use serde_json::{Value, json};
+
+pub(crate) const POLICIES: &str = r#"
+@id("tools") @reason("The tools are there to be used.")
+permit (principal, action in Action::"mcp", resource);
+@id("no-shell") @reason("No shell.")
+forbid (principal, action == Action::"mcp.tool.call", resource) when { context.mcp.tool == "shell" };
+@id("no-drop") @reason("Nothing is dropped.")
+forbid (principal, action == Action::"mcp.tool.call", resource)
+when { context.input.text.hasTag("sql") && context.input.text.getTag("sql") like "*DROP*" };
+@id("removal-needs-owner") @reason("Removing needs an owner.") @approvers("owners")
+forbid (principal, action == Action::"mcp.tool.call", resource)
+when { context.mcp.tool == "remove" }
+unless { context has approval && context.approval.groups.contains("owners") };
+@id("secret-notes") @reason("That note is secret.")
+forbid (principal, action == Action::"mcp.resource.read", resource) when { context.mcp.uri like "*secret*" };
+"#;
+
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) port: String,
+    log: PathBuf,
+}
+
+impl Server {
+    /// `script` on the packages below `modules`; the file `description` in `dir` may change what a tool says of itself.
+    pub(crate) fn start(dir: &Path, script: &str, modules: &str) -> Self {
+        certificates(dir).expect("certificates");
+        let log = dir.join("calls");
+        std::fs::write(&log, "").expect("written");
+        let mut child = Command::new("node")
+            .arg(adapter(script))
+            .args([dir.join("server.crt"), dir.join("server.key"), log.clone()])
+            .args([tool(modules), dir.join("description")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("server");
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().expect("output"))
+            .read_line(&mut port)
+            .expect("port");
+        let port = port.trim().to_owned();
+        Self { child, port, log }
+    }
+
+    /// The tools that were called, in order.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.log).expect("log");
+        let one = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["tool"].to_string();
+        text.lines().map(one).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What is gone already needs no stopping.
+        drop((self.child.kill(), self.child.wait()));
+    }
+}
+
+pub(crate) fn adapter(name: &str) -> PathBuf {
+    repository().join("tests/adapters").join(name)
+}
+
+/// A governed client, asked line by line.
+pub(crate) struct Client {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    /// What the server said by itself.
+    said: Vec<String>,
+}
+
+impl Client {
+    pub(crate) fn start(agent: &Agent, token: &Path, command: &[&str]) -> Self {
+        let mut child = agent.start(Some(token), command).expect("started");
+        let input = child.stdin.take().expect("input");
+        let output = BufReader::new(child.stdout.take().expect("output")).lines();
+        Self {
+            child,
+            input,
+            output,
+            said: Vec::new(),
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> Value {
+        loop {
+            let line = self.output.next();
+            let line = line.expect("the client goes on");
+            let line: Value = serde_json::from_str(&line.expect("line")).expect("JSON");
+            match line["said"].as_str() {
+                Some(said) => self.said.push(said.to_owned()),
+                None => return line,
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, what: &Value) -> Value {
+        writeln!(self.input, "{what}").expect("written");
+        self.next()
+    }
+
+    pub(crate) fn call(&mut self, tool: &str, arguments: &Value) -> Value {
+        self.ask(&json!({"tool": tool, "arguments": arguments}))
+    }
+
+    pub(crate) fn end(self) -> Vec<String> {
+        drop(self.input);
+        let mut said = self.said;
+        for line in self.output {
+            let line: Value = serde_json::from_str(&line.expect("line")).expect("JSON");
+            said.push(line["said"].as_str().unwrap_or_default().to_owned());
+        }
+        let mut child = self.child;
+        assert!(child.wait().expect("ended").success());
+        said
+    }
+}
+
+pub(crate) fn text(result: &Value) -> &str {
+    result["content"][0]["text"].as_str().unwrap_or_default()
+}
+
+/// Everything that a client needs to be governed.
+pub(crate) struct World {
+    _dir: tempfile::TempDir,
+    pub(crate) server: Server,
+    pub(crate) agent: Agent,
+    /// Tokens of a user, and of one who may approve.
+    pub(crate) alice: PathBuf,
+    pub(crate) olga: PathBuf,
+    _issuer: Oidc,
+}
+
+impl World {
+    /// `more` is appended to the target's configuration; `hold` is how long consent is waited for.
+    pub(crate) fn new(script: &str, modules: &str, hold: &str, more: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let server = Server::start(dir.path(), script, modules);
+        let issuer = Oidc::start().expect("issuer");
+        let config = format!(
+            "[approval]\nhold = \"{hold}\"\n[[target]]\nname = \"tools\"\nprotocol = \"mcp\"\n\
+             addresses = [\"localhost:{}\"]\nca_file = \"{}\"\n{more}",
+            server.port,
+            dir.path().join("ca.crt").display()
+        );
+        let policies = dir.path().join("policies");
+        std::fs::create_dir(&policies).expect("made");
+        std::fs::write(policies.join("tools.cedar"), POLICIES).expect("written");
+        let agent = Agent::configured(dir.path(), &issuer, &config)
+            .expect("agent")
+            .as_caller()
+            .with_policies(&policies);
+        let token = |name: &str, groups: &[&str]| {
+            let token = issuer.token(name, groups, 600);
+            agent.token(name, &token).expect("token")
+        };
+        let (alice, olga) = (token("alice", &[]), token("olga", &["owners"]));
+        Self {
+            _dir: dir,
+            server,
+            agent,
+            alice,
+            olga,
+            _issuer: issuer,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}/mcp", self.server.port)
+    }
+
+    pub(crate) fn client(&self, command: &[&str]) -> Client {
+        Client::start(&self.agent, &self.alice, command)
+    }
+
+    pub(crate) fn approve(&self, ticket: &str) {
+        let olga = self.olga.display().to_string();
+        let approve = ["approvals", "approve", ticket, "--token-file", &olga];
+        let approved = self.agent.interdict(&approve).expect("approve");
+        assert_eq!(approved.status, 0, "{}{}", approved.out, approved.err);
+    }
+}
+
+/// The ticket of a call that is held.
+pub(crate) fn ticket(held: &Value) -> String {
+    let ticket = &held["_meta"]["interdict.dev/refusal"]["ticket"];
+    ticket.as_str().expect("a ticket").to_owned()
+}
