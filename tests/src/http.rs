@@ -207,7 +207,7 @@ impl HttpRelay {
         let legs = Legs::new(&one, authority)?;
         let legs = Arc::new(match setting.protocol {
             "mcp" => legs.speaking(Arc::new(McpServer)),
-            "llm" => legs.speaking(Arc::new(ModelApi)),
+            "llm" => legs.speaking(Arc::new(ModelApi::default())),
             _ => legs,
         });
         let rooms = Arc::new(rooms(&config, setting.policies)?);

@@ -66,7 +66,7 @@ impl Serving {
             let one = http::Legs::new(target, Arc::clone(authority))?;
             let one = match target.target.protocol {
                 Protocol::Mcp => one.speaking(Arc::new(mcp::McpServer)),
-                Protocol::Llm => one.speaking(Arc::new(llm::ModelApi)),
+                Protocol::Llm => one.speaking(Arc::new(llm::ModelApi::default())),
                 Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,
             };
             http.insert(target.target.name.clone(), Arc::new(one));

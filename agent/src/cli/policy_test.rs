@@ -29,7 +29,7 @@ A case:
   expect = { outcome = \"hold\", approvers = [\"dba\"], policies = [\"prod-unbounded-write-needs-dba\"] }
 
 outcome is allow, deny or hold. Compared only where written: policies, reasons (parts of the text), of a hold approvers,
-min_approvals, hold, of an allow reveals, max_rows, max_time.
+min_approvals, hold, of an allow reveals, max_rows, max_time, masks, restores.
 
 Exit status: 0 all as expected, 1 a case is not, 2 policies or cases cannot be used.";
 

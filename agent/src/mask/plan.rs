@@ -37,6 +37,17 @@ pub enum CellMask {
     Null,
 }
 
+/// A value in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Its class.
+    pub class: DataClass,
+    /// The place of its first byte.
+    pub start: usize,
+    /// The place behind its last byte.
+    pub end: usize,
+}
+
 impl MaskPlan {
     pub(super) const fn new(engine: Arc<MaskEngine>, sight: Arc<Sight>) -> Self {
         Self { engine, sight }
@@ -87,6 +98,32 @@ impl MaskPlan {
             },
             CellMask::Null => "[masked]".to_owned(),
         }
+    }
+
+    /// Where in a whole text there are values that this plan masks, in order and without overlaps; a private key with
+    /// all its lines.
+    #[must_use]
+    pub fn spans(&self, text: &[u8]) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::new();
+        let mut taken = false;
+        self.scanner()
+            .run(&View::new(text, true), 0, &mut |event| match event {
+                Event::Gone(end) => {
+                    if let Some(last) = spans.last_mut().filter(|_| taken) {
+                        last.end = end;
+                    }
+                }
+                Event::Hit(found) => {
+                    let rule = self.taken(found);
+                    taken = rule.is_some();
+                    spans.extend(rule.map(|rule| Span {
+                        class: rule.class.clone(),
+                        start: found.start,
+                        end: found.end,
+                    }));
+                }
+            });
+        spans
     }
 
     fn whole(

@@ -26,7 +26,7 @@ pub use id::{
     BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
     RunId, SessionId, Ticket,
 };
-pub use obligation::{Limits, Obligations, RecordingLevel};
+pub use obligation::{Alias, Limits, Obligations, PromptMask, RecordingLevel};
 pub use offer::Offer;
 pub use operation::{
     ConnectFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, SqlFacts, StatementFacts,

@@ -1,6 +1,6 @@
 //! What an allowed operation must still obey.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::class::DataClass;
@@ -50,6 +50,34 @@ impl Limits {
     }
 }
 
+/// What becomes of a word that stands for a value in a prompt, where the model writes it in its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alias {
+    /// The process gets its own value back.
+    Reversible,
+    /// It stays.
+    Final,
+}
+
+/// Classes of data that are masked in a prompt before it goes out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PromptMask(pub BTreeMap<DataClass, Alias>);
+
+impl PromptMask {
+    /// Whether nothing is masked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The classes whose values the process gets back.
+    #[must_use]
+    pub fn reversible(&self) -> BTreeSet<DataClass> {
+        let back = self.0.iter().filter(|(_, alias)| **alias == Alias::Reversible);
+        back.map(|(class, _)| class.clone()).collect()
+    }
+}
+
 /// What an allowed operation must still obey. Always destructure it without `..`: a new obligation must not compile
 /// until every room honours it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,4 +88,6 @@ pub struct Obligations {
     pub recording: RecordingLevel,
     /// Bounds.
     pub limits: Limits,
+    /// What is masked in a prompt.
+    pub prompt: PromptMask,
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cedar_policy::{Effect, Policy};
+use cedar_policy::{ActionConstraint, Effect, Policy};
 
-use crate::model::{Group, RecordingLevel, duration};
+use crate::model::{Action, Alias, DataClass, Group, PromptMask, RecordingLevel, duration};
 
 /// What a policy's annotations say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,37 @@ pub(super) struct Annotations {
     pub(super) recording: Option<RecordingLevel>,
     pub(super) max_rows: Option<u64>,
     pub(super) max_time: Option<Duration>,
+    /// Classes and families, or `*`, and what becomes of their aliases.
+    pub(super) prompt: Vec<(String, Alias)>,
+}
+
+impl Annotations {
+    /// Of `classes`, those that are masked in prompts. The stricter counts where both are written.
+    pub(super) fn prompt_mask(&self, classes: &BTreeSet<DataClass>) -> PromptMask {
+        let mut mask = PromptMask::default();
+        for class in classes {
+            let named = self.prompt.iter().filter(|(name, _)| names(name, class));
+            if let Some(alias) = named.map(|(_, alias)| *alias).max() {
+                mask.0.insert(class.clone(), alias);
+            }
+        }
+        mask
+    }
+
+    /// The first name that means none of `classes`.
+    pub(super) fn names_nothing(&self, classes: &BTreeSet<DataClass>) -> Option<&str> {
+        let nothing = |name: &str| !classes.iter().any(|class| names(name, class));
+        self.prompt
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .find(|name| nothing(name))
+    }
+}
+
+/// Whether a class is called so, or lies in a family that is.
+fn names(name: &str, class: &DataClass) -> bool {
+    let rest = class.as_str().strip_prefix(name);
+    name == "*" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Reads the annotations of `policy`; every mistake with what to write instead.
@@ -32,6 +63,13 @@ pub(super) fn read(policy: &Policy) -> Result<Annotations, Vec<String>> {
     if policy.effect() == Effect::Forbid && (found.max_rows.is_some() || found.max_time.is_some()) {
         mistakes.push(
             "@max_rows and @max_time stand on a forbid: write them on the permit that they bound".into(),
+        );
+    }
+    if !found.prompt.is_empty() && (policy.effect() == Effect::Forbid || !only_prompts(policy)) {
+        mistakes.push(
+            "@mask_prompt and @mask_prompt_reversible stand on permits for models only: write \
+             `permit (…, action == Action::\"llm.prompt\", …)`"
+                .into(),
         );
     }
     if mistakes.is_empty() {
@@ -93,13 +131,42 @@ fn one(found: &mut Annotations, name: &str, value: &str) -> Result<(), String> {
             }
             found.max_time = Some(time);
         }
+        "mask_prompt" => classes(found, name, value, Alias::Final)?,
+        "mask_prompt_reversible" => classes(found, name, value, Alias::Reversible)?,
         other => {
             return Err(format!(
-                "@{other} is not understood: known are @id, @reason, @approvers, @hold, @min_approvals, @recording, @max_rows and @max_time"
+                "@{other} is not understood: known are @id, @reason, @approvers, @hold, @min_approvals, @recording, \
+                 @max_rows, @max_time, @mask_prompt and @mask_prompt_reversible"
             ));
         }
     }
     Ok(())
+}
+
+/// `secret, pii.email` or `*`.
+fn classes(found: &mut Annotations, name: &str, value: &str, alias: Alias) -> Result<(), String> {
+    let before = found.prompt.len();
+    let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
+    found.prompt.extend(words.map(|word| (word.to_owned(), alias)));
+    if found.prompt.len() == before {
+        return Err(format!(
+            "@{name} names no class: write @{name}(\"secret, pii.email\"), or \"*\" for all"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a policy is about what goes to models and nothing else.
+fn only_prompts(policy: &Policy) -> bool {
+    let prompt = |action: &cedar_policy::EntityUid| {
+        let known = [Action::LlmPrompt];
+        known.iter().any(|known| action.id().unescaped() == known.name())
+    };
+    match policy.action_constraint() {
+        ActionConstraint::Any => false,
+        ActionConstraint::Eq(action) => prompt(&action),
+        ActionConstraint::In(actions) => actions.iter().all(prompt),
+    }
 }
 
 /// Approval must be able to lift what asks for it.

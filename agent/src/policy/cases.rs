@@ -49,6 +49,8 @@ pub(super) struct Expected {
     pub(super) reasons: Vec<String>,
     pub(super) max_rows: Option<u64>,
     pub(super) max_time: Option<Duration>,
+    pub(super) masks: Option<BTreeSet<DataClass>>,
+    pub(super) restores: Option<BTreeSet<DataClass>>,
 }
 
 /// A mistake in a case file.
@@ -251,6 +253,8 @@ struct RawExpect {
     reasons: Vec<String>,
     max_rows: Option<u64>,
     max_time: Option<String>,
+    masks: Option<Vec<String>>,
+    restores: Option<Vec<String>>,
 }
 
 /// Reads a case file.
@@ -627,6 +631,8 @@ fn expected(raw: RawExpect) -> Result<Expected, String> {
         reasons,
         max_rows,
         max_time,
+        masks,
+        restores,
     } = raw;
     let answer = Answer::from_name(&outcome)
         .ok_or_else(|| format!("{outcome:?} is no outcome: write \"allow\", \"deny\" or \"hold\""))?;
@@ -634,24 +640,29 @@ fn expected(raw: RawExpect) -> Result<Expected, String> {
     if answer != Answer::Hold && of_hold {
         return Err("approvers, min_approvals and hold are expected of the outcome \"hold\"".into());
     }
-    let of_allow = reveals.is_some() || max_rows.is_some() || max_time.is_some();
+    let lists = [&reveals, &masks, &restores];
+    let of_allow = lists.iter().any(|list| list.is_some()) || max_rows.is_some() || max_time.is_some();
     if answer != Answer::Allow && of_allow {
-        return Err("reveals, max_rows and max_time are expected of the outcome \"allow\"".into());
+        return Err(
+            "reveals, max_rows, max_time, masks and restores are expected of the outcome \"allow\"".into(),
+        );
     }
     let time = |text: Option<String>| match text {
         None => Ok(None),
         Some(text) => duration(&text).map(Some).map_err(|wrong| wrong.to_string()),
     };
     let class = |name: &String| name.parse::<DataClass>().map_err(|error| error.to_string());
+    let classes =
+        |names: Option<Vec<String>>| names.map(|names| names.iter().map(class).collect()).transpose();
     Ok(Expected {
         answer,
         policies: policies.map(|ids| ids.iter().map(|id| PolicyId::new(id.as_str())).collect()),
         approvers: approvers.as_deref().map(groups),
         min_approvals,
         hold: time(hold)?,
-        reveals: reveals
-            .map(|names| names.iter().map(class).collect())
-            .transpose()?,
+        reveals: classes(reveals)?,
+        masks: classes(masks)?,
+        restores: classes(restores)?,
         reasons,
         max_rows,
         max_time: time(max_time)?,

@@ -12,12 +12,12 @@ use cedar_policy::{
 use crate::approval::Consent;
 use crate::model::{
     Action, DataClass, Digest, Facts, HttpFacts, Limits, Obligations, Operation, PolicyId, Principal,
-    RecordingLevel, Target, Timestamp,
+    PromptMask, RecordingLevel, Target, Timestamp,
 };
 
 use super::annotations::Annotations;
 use super::decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};
-use super::load::{Loaded, PolicyErrors, PolicySource, joined, load};
+use super::load::{Loaded, PolicyErrors, PolicyMistake, PolicySource, joined, load};
 use super::question::{Unsayable, Word, context, entities, request, reveal_context, spoken_of, uid};
 
 /// Verdicts and entities that are kept; beyond it the memory starts anew.
@@ -66,6 +66,7 @@ impl Engine {
     /// Every mistake, with file, line and what to write instead.
     pub fn load(sources: &[PolicySource], classes: &BTreeSet<DataClass>) -> Result<Self, PolicyErrors> {
         let loaded = load(sources)?;
+        known_classes(&loaded, classes)?;
         Ok(Self {
             loaded,
             classes: classes.clone(),
@@ -175,6 +176,7 @@ impl Engine {
             revealed,
             recording: RecordingLevel::Operations,
             limits: Limits::default(),
+            prompt: PromptMask::default(),
         };
         Allowed {
             policies: Vec::new(),
@@ -360,10 +362,23 @@ impl Engine {
                 revealed: (*scene.revealed).clone(),
                 recording,
                 limits,
+                prompt: self.prompt_mask(permits),
             },
             bundle: self.loaded.bundle,
             observed: None,
         }
+    }
+
+    /// Everything that any of the permits wants masked; what none of them gives back stays masked.
+    fn prompt_mask(&self, permits: &BTreeSet<CedarId>) -> PromptMask {
+        let mut all = PromptMask::default();
+        for one in permits.iter().filter_map(|id| self.annotations(id)) {
+            for (class, alias) in one.prompt_mask(&self.classes).0 {
+                let known = all.0.entry(class).or_insert(alias);
+                *known = alias.max(*known);
+            }
+        }
+        all
     }
 
     fn needs(&self, wants: &BTreeSet<CedarId>) -> Decision {
@@ -409,6 +424,31 @@ impl Engine {
             cause: DenialCause::EvaluationError,
             bundle: self.loaded.bundle,
         }
+    }
+}
+
+/// Annotations speak of classes that there are.
+fn known_classes(loaded: &Loaded, classes: &BTreeSet<DataClass>) -> Result<(), PolicyErrors> {
+    let mut mistakes = Vec::new();
+    for (id, notes) in &loaded.annotations {
+        if let Some(name) = notes.names_nothing(classes) {
+            let (file, line) = loaded.places.get(id).cloned().unwrap_or_default();
+            let known: Vec<&str> = classes.iter().map(DataClass::as_str).collect();
+            let what = format!(
+                "{name:?} is no class of data, and no family of one: known are {}",
+                known.join(", ")
+            );
+            mistakes.push(PolicyMistake {
+                file,
+                line: Some(line),
+                what,
+            });
+        }
+    }
+    if mistakes.is_empty() {
+        Ok(())
+    } else {
+        Err(PolicyErrors(mistakes))
     }
 }
 

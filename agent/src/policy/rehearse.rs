@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::model::{DataClass, Group, Limits, Operation, PolicyId, Principal, Target, Timestamp};
+use crate::model::{DataClass, Group, Limits, Operation, PolicyId, Principal, PromptMask, Target, Timestamp};
 
 use super::decision::{Allowed, ApprovalNeed, Decision, Denial};
 use super::engine::{Engine, scene_key};
@@ -58,6 +58,8 @@ pub struct Rehearsal {
     pub reveals: BTreeSet<DataClass>,
     /// Bounds on it.
     pub limits: Limits,
+    /// What would be masked in a prompt.
+    pub prompt: PromptMask,
 }
 
 impl Engine {
@@ -96,6 +98,7 @@ fn plain(answer: Answer, policies: Vec<PolicyId>, reason: String) -> Rehearsal {
         hold: None,
         reveals: BTreeSet::new(),
         limits: Limits::default(),
+        prompt: PromptMask::default(),
     }
 }
 
@@ -110,10 +113,12 @@ fn of_allowed(allowed: Allowed) -> Rehearsal {
         revealed,
         recording: _,
         limits,
+        prompt,
     } = obligations;
     Rehearsal {
         reveals: revealed,
         limits,
+        prompt,
         ..plain(Answer::Allow, policies, String::new())
     }
 }

@@ -259,6 +259,18 @@ fn mistakes_name_file_line_and_fix() {
             "nme",
         ),
         ("@id(\"a\") permit (principal action, resource);", "test.cedar:1"),
+        (
+            "@id(\"a\") @mask_prompt(\"pii\") permit (principal, action, resource);",
+            "llm.prompt",
+        ),
+        (
+            "\n@id(\"a\") @mask_prompt(\"pi\") permit (principal, action == Action::\"llm.prompt\", resource);",
+            "test.cedar:2: \"pi\" is no class",
+        ),
+        (
+            "@id(\"a\") @mask_prompt(\" \") permit (principal, action == Action::\"llm.prompt\", resource);",
+            "names no class",
+        ),
     ];
     for (text, expected) in table {
         let error = Engine::load(&source(text), &classes()).expect_err(text);
@@ -381,4 +393,36 @@ fn time_is_read_anew_for_each_decision() {
     };
     assert!(at(1_700_000_000));
     assert!(!at(1_800_000_000));
+}
+
+#[test]
+fn prompts_are_masked_as_the_strictest_permit_says() {
+    let text = "@id(\"a\") @mask_prompt_reversible(\"pii, pci.card\") permit (principal, action == Action::\"llm.prompt\", resource);\n\
+                @id(\"b\") @mask_prompt(\"pci\") permit (principal, action in [Action::\"llm.prompt\"], resource)\n\
+                when { context.llm.model == \"m\" };";
+    let engine = Engine::load(&source(text), &classes()).expect("valid");
+    let asked = |model: &str| Operation {
+        facts: Facts::Llm(crate::model::LlmFacts {
+            model: model.to_owned(),
+            ..crate::model::LlmFacts::default()
+        }),
+        ..operation(&[Action::LlmPrompt])
+    };
+    let masked = |model: &str| match engine.decide(
+        &asked(model),
+        &user(&[]),
+        &target("x"),
+        None,
+        Timestamp::from_seconds(1),
+    ) {
+        Decision::Allow(allowed) => allowed.obligations().prompt.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (card, email) = (
+        "pci.card".parse().expect("class"),
+        "pii.email".parse().expect("class"),
+    );
+    assert_eq!(masked("x").reversible(), [&card, &email].map(Clone::clone).into());
+    assert_eq!(masked("m").reversible(), [email].into());
+    assert_eq!(masked("m").0.get(&card), Some(&crate::model::Alias::Final));
 }

@@ -82,6 +82,8 @@ fn differences(expect: &Expected, got: &Rehearsal) -> Vec<Difference> {
         reasons,
         max_rows,
         max_time,
+        masks,
+        restores,
     } = expect;
     let mut found = Vec::new();
     if *answer != got.answer {
@@ -124,6 +126,9 @@ fn differences(expect: &Expected, got: &Rehearsal) -> Vec<Difference> {
         max_time.map(duration_text),
         got.limits.max_time.map_or_else(none, duration_text),
     );
+    compare("masks", masks.as_ref().map(list), list(got.prompt.0.keys()));
+    let restored = got.prompt.reversible();
+    compare("restores", restores.as_ref().map(list), list(&restored));
     for part in reasons {
         let said = got.reason.contains(part.as_str());
         compare(

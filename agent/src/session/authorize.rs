@@ -11,8 +11,8 @@ use crate::audit::{AuditError, Event, JudgedAs, OperationEvent, OutcomeGuard, Re
 use crate::config::{Mode, WhenFull};
 use crate::mask::MaskPlan;
 use crate::model::{
-    Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, RecordingLevel, Refusal,
-    RefusalKind, Ticket, Timestamp,
+    Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, PromptMask,
+    RecordingLevel, Refusal, RefusalKind, Ticket, Timestamp,
 };
 use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
 
@@ -23,6 +23,30 @@ use super::upstream::InFlight;
 pub trait Judged {
     /// What it means.
     fn operation(&self) -> &Arc<Operation>;
+
+    /// It is permitted, and `prompt` is to be masked in it: it becomes what is recorded and sent. Called once, before
+    /// either.
+    ///
+    /// # Errors
+    /// A refusal where it cannot: nothing is sent then.
+    fn permitted(&mut self, prompt: &PromptMask) -> Result<(), Refusal> {
+        none_to_mask(prompt)
+    }
+}
+
+/// For what has no prompt: nothing can be masked in it.
+///
+/// # Errors
+/// A refusal where something must be.
+pub fn none_to_mask(prompt: &PromptMask) -> Result<(), Refusal> {
+    if prompt.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalKind::Limit,
+        "A policy masks prompts (@mask_prompt), and this is none.",
+        "Write @mask_prompt on permits for models only.",
+    ))
 }
 
 impl<R: Request> Judged for R {
@@ -155,7 +179,7 @@ impl Session {
                 return Err(self.refused(id, Some(operation), refusal, Some(bundle)).await);
             }
         };
-        self.permit(id, request, operation, allowed, ticket, now).await
+        self.permit(id, request, allowed, ticket, now).await
     }
 
     /// Passes frames that carry no operation of their own, as long as somebody stands behind the session.
@@ -344,8 +368,7 @@ impl Session {
     async fn permit<R: Judged>(
         &self,
         id: OperationId,
-        request: R,
-        operation: Arc<Operation>,
+        mut request: R,
         allowed: Allowed,
         ticket: Option<Ticket>,
         now: Timestamp,
@@ -354,7 +377,15 @@ impl Session {
             revealed,
             recording,
             limits,
+            prompt,
         } = allowed.obligations().clone();
+        let masked = request.permitted(&prompt);
+        let operation = Arc::clone(request.operation());
+        if let Err(refusal) = masked {
+            return Err(self
+                .refused(id, Some(operation), refusal, Some(allowed.bundle()))
+                .await);
+        }
         let kept = match self.room_for(recording) {
             Ok(room) => room,
             Err(refusal) => {

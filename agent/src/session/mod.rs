@@ -8,7 +8,7 @@ mod prospects;
 mod speech;
 mod upstream;
 
-pub use authorize::{Judged, Neutral, NeutralReason, Pass, Permit, Request};
+pub use authorize::{Judged, Neutral, NeutralReason, Pass, Permit, Request, none_to_mask};
 pub use downstream::{Downstream, RefusalWords};
 pub use messages::{Answer, AnswerBody, Message, Part, Permitted, Piece};
 pub use open::{Rooms, Session};

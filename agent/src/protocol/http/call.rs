@@ -10,9 +10,10 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::mask::MaskPlan;
-use crate::model::{Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation};
-use crate::session::{Judged, Message};
+use crate::model::{Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptMask, Refusal};
+use crate::session::{Judged, Message, none_to_mask};
 
+use super::dialect::{Changed, Obliged};
 use super::inject::Injected;
 use super::path::{form_text, pairs};
 use super::screen::{Head, Place, action, host, scheme_of};
@@ -29,6 +30,7 @@ pub(super) struct Call {
     body: Bytes,
     credential: Option<Injected>,
     operation: Arc<Operation>,
+    obliged: Option<Box<dyn Obliged>>,
 }
 
 impl Call {
@@ -59,6 +61,7 @@ impl Call {
             body,
             credential,
             operation,
+            obliged: None,
         }
     }
 }
@@ -67,6 +70,12 @@ impl Call {
     /// The same request, meaning what a dialect read in it.
     pub(super) fn meaning(mut self, operation: Operation) -> Self {
         self.operation = Arc::new(self.bound(operation));
+        self
+    }
+
+    /// The same request, with what has to hear that it is permitted.
+    pub(super) fn obliging(mut self, obliged: Option<Box<dyn Obliged>>) -> Self {
+        self.obliged = obliged;
         self
     }
 
@@ -90,6 +99,23 @@ impl Judged for Call {
     fn operation(&self) -> &Arc<Operation> {
         &self.operation
     }
+
+    fn permitted(&mut self, prompt: &PromptMask) -> Result<(), Refusal> {
+        let Some(obliged) = &mut self.obliged else {
+            return none_to_mask(prompt);
+        };
+        if let Some(Changed { body, text }) = obliged.permitted(prompt)? {
+            self.body = body;
+            if let Some(text) = text {
+                let operation = Operation {
+                    text,
+                    ..(*self.operation).clone()
+                };
+                self.operation = Arc::new(operation);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Message for Call {
@@ -103,6 +129,7 @@ impl Message for Call {
             body,
             credential,
             operation: _,
+            obliged: _,
         } = self;
         if let Some(credential) = credential {
             credential.into_head(&mut target, &mut headers);

@@ -20,8 +20,8 @@ const CONTENT: usize = 64;
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
     .with_decode_allow_trailing_bits(true);
-const PLAIN: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
-const URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
+static PLAIN: GeneralPurpose = GeneralPurpose::new(&STANDARD, LENIENT);
+static URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, LENIENT);
 
 /// `text` with what its strings carry as base64 masked, and how many contents no detector reads.
 pub(in crate::protocol) fn masked(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> (Vec<u8>, u64) {
@@ -76,6 +76,57 @@ enum Seen {
     Masked(String),
 }
 
+/// A text that a string carries as base64, or as a `data:` URI with it.
+pub(in crate::protocol) struct Carried {
+    prefix: String,
+    engine: &'static GeneralPurpose,
+    /// The text.
+    pub(in crate::protocol) content: Vec<u8>,
+}
+
+impl Carried {
+    /// What `plain` carries; `None` where it is no base64, or none of a text.
+    pub(in crate::protocol) fn by(plain: &str) -> Option<Self> {
+        match carried(plain) {
+            Content::Text(carried) => Some(carried),
+            Content::None | Content::Binary => None,
+        }
+    }
+
+    /// The string that carries `content` in the same way.
+    pub(in crate::protocol) fn with(&self, content: &[u8]) -> String {
+        format!("{}{}", self.prefix, self.engine.encode(content))
+    }
+}
+
+enum Content {
+    None,
+    Binary,
+    Text(Carried),
+}
+
+fn carried(plain: &str) -> Content {
+    let (prefix, coded) = match plain.split_once(";base64,") {
+        Some((kind, coded)) if kind.starts_with("data:") => (format!("{kind};base64,"), coded),
+        _ => (String::new(), plain),
+    };
+    let coded: String = coded.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let engine = if coded.contains(['-', '_']) { &URL } else { &PLAIN };
+    let Ok(content) = engine.decode(&coded) else {
+        return Content::None;
+    };
+    let content = match wide(&content) {
+        Some(text) => text.into_bytes(),
+        None if content.contains(&0) && content.len() >= CONTENT => return Content::Binary,
+        None => content,
+    };
+    Content::Text(Carried {
+        prefix,
+        engine,
+        content,
+    })
+}
+
 fn string_masked(string: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Seen {
     if string.len() < SHORTEST {
         return Seen::Unchanged;
@@ -89,31 +140,23 @@ fn string_masked(string: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> See
     let Some(plain) = plain else {
         return Seen::Unchanged;
     };
-    let (prefix, coded) = match plain.split_once(";base64,") {
-        Some((kind, coded)) if kind.starts_with("data:") => (format!("{kind};base64,"), coded),
-        _ => (String::new(), plain.as_str()),
+    let carried = match carried(&plain) {
+        Content::None => return Seen::Unchanged,
+        Content::Binary => return Seen::Unread,
+        Content::Text(carried) => carried,
     };
-    let coded: String = coded.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    let engine = if coded.contains(['-', '_']) { URL } else { PLAIN };
-    let Ok(content) = engine.decode(&coded) else {
-        return Seen::Unchanged;
-    };
-    let text = match wide(&content) {
-        Some(text) => text.into_bytes(),
-        None if content.contains(&0) && content.len() >= CONTENT => return Seen::Unread,
-        None => content,
-    };
+    let text = &carried.content;
     let mut found = MaskCounts::default();
     let masked = if text.trim_ascii_start().starts_with(b"{") || text.trim_ascii_start().starts_with(b"[") {
-        masked_json(&text, plan, &mut found)
+        masked_json(text, plan, &mut found)
     } else {
-        masked_plain(&text, plan, &mut found)
+        masked_plain(text, plan, &mut found)
     };
     if found.total() == 0 {
         return Seen::Unchanged;
     }
     counts.merge(&found);
-    Seen::Masked(format!("{prefix}{}", engine.encode(masked)).replace('"', "\\\""))
+    Seen::Masked(carried.with(&masked).replace('"', "\\\""))
 }
 
 /// Text in UTF-16 that says so with its first bytes.

@@ -3,16 +3,16 @@
 
 use std::fmt::Debug;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 
 use crate::mask::{MaskPlan, StreamMask};
-use crate::model::{MaskCounts, Operation, Refusal};
+use crate::model::{MaskCounts, Operation, PromptMask, Refusal};
 use crate::session::Prospects;
 
 use super::answer::mask_event;
-use super::escapes::{Format, Unescape, masked_text};
+use super::escapes::{Format, Unescape, masked_text, unescaped};
 
 /// What a target speaks; one value for all its connections, so it may remember (behind a lock of its own).
 pub trait Speaks: Debug + Send + Sync {
@@ -61,10 +61,36 @@ pub struct Words {
     pub fields: &'static [(&'static str, &'static str)],
 }
 
+/// What goes with a request while it is judged.
+pub trait Obliged: Debug + Send {
+    /// The request is permitted, and `prompt` is to be masked in it. `None`: it goes as it came.
+    ///
+    /// # Errors
+    /// The refusal where it cannot be masked.
+    fn permitted(&mut self, prompt: &PromptMask) -> Result<Option<Changed>, Refusal>;
+}
+
+/// A request as it goes after all.
+#[derive(Debug)]
+pub struct Changed {
+    /// Its body.
+    pub body: Bytes,
+    /// What records show of it; `None`: what they would have shown.
+    pub text: Option<String>,
+}
+
 /// One request and its answer.
 pub trait Dialect: Debug + Send {
     /// What policies say about offers of the target, for dialects that have lists of them. Comes before the request.
     fn foresee(&mut self, _prospects: Prospects) {}
+
+    /// Whose request it is (issuer and subject in one word). Comes before the request.
+    fn asks(&mut self, _principal: &str) {}
+
+    /// What has to hear that the request was permitted. Asked for once, behind the request.
+    fn obliged(&mut self) -> Option<Box<dyn Obliged>> {
+        None
+    }
 
     /// What the request asks for. Each operation must be permitted, or nothing is forwarded. Where the list is empty
     /// the request is judged as what it is in HTTP (`http.*`). The fingerprint of an operation covers everything in the
@@ -146,6 +172,12 @@ pub fn masked_json(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec
 /// Masks a whole text of which nothing else is known.
 pub fn masked_plain(text: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
     masked_text(text, Format::Text, plan, counts).to_vec()
+}
+
+/// A whole text of which nothing else is known, with its escapes undone.
+#[must_use]
+pub fn plain(text: &[u8], plan: &MaskPlan) -> Vec<u8> {
+    unescaped(text, Format::Text, plan).to_vec()
 }
 
 /// Masks one event as the relay masks any other: its data as one text.

@@ -109,7 +109,12 @@ impl Exchange {
             Tongue::Plain | Tongue::Grpc => Vec::new(),
             Tongue::Dialect(dialect) => self.meanings(dialect.as_mut(), &head, &body).await?,
         };
+        let obliged = match tongue {
+            Tongue::Plain | Tongue::Grpc => None,
+            Tongue::Dialect(dialect) => dialect.obliged(),
+        };
         let (call, spellings) = self.call(head, body).await?;
+        let call = call.obliging(obliged);
         let permitted = self.judge(call, meanings).await?;
         let id = permitted.permit.id();
         if let Err(error) = self.target.ready().await {
@@ -207,6 +212,7 @@ impl Exchange {
             headers: &head.headers,
         };
         dialect.foresee(self.session.prospects());
+        dialect.asks(&self.session.scene().principal.key());
         match dialect.request(&asked, body, &self.session.masks_nothing_revealed()) {
             Ok(operations) => Ok(operations),
             Err(refusal) => Err(No(self.session.refuse(None, refusal).await, None)),

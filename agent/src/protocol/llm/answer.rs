@@ -10,6 +10,7 @@ use crate::protocol::http::dialect::{masked_event, masked_json, masked_plain};
 
 use super::deltas::{Ends, Texts, ends, places, without_names};
 use super::event::Event;
+use super::restore::Restorer;
 
 /// In the place of an event that readers could understand in different ways: a comment.
 const WITHHELD: &[u8] = b": Interdict withheld an event that could not be read\n\n";
@@ -20,9 +21,16 @@ pub(super) struct Answers {
     texts: Texts,
     /// Tokens in and out, as the provider counts them.
     tokens: Option<(u64, u64)>,
+    /// Where the process gets values back.
+    restorer: Option<Restorer>,
 }
 
 impl Answers {
+    /// From here on values are given back.
+    pub(super) fn restoring(&mut self, restorer: Option<Restorer>) {
+        self.restorer = restorer;
+    }
+
     /// A whole answer.
     pub(super) fn whole(&mut self, body: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
         let Ok(mut value) = parse(body) else {
@@ -30,11 +38,18 @@ impl Answers {
         };
         self.count(&value);
         // As it came, where nothing inside of its strings changed.
-        if inner(&mut value, plan, counts) {
+        let masked = if inner(&mut value, plan, counts) {
             masked_text(value.to_string().as_bytes(), plan, counts)
         } else {
             masked_text(body, plan, counts)
-        }
+        };
+        let Some(restorer) = &self.restorer else {
+            return masked;
+        };
+        let back = std::str::from_utf8(&masked)
+            .ok()
+            .and_then(|text| restorer.json(text));
+        back.map_or(masked, String::into_bytes)
     }
 
     /// One event of a stream.
@@ -77,12 +92,19 @@ impl Answers {
                 Err(_no_json) => value = Value::Null,
             }
         }
+        if let Some(back) = self.restorer.as_ref().and_then(|r| r.json(&value.to_string()))
+            && let Ok(back) = parse(back.as_bytes())
+        {
+            changed = true;
+            value = back;
+        }
         let other = masked_event(&event.other, plan, counts);
         for (at, channel, piece) in pieces {
             let last = (other.clone(), template(&bare, &at), at.clone());
-            let mut out = self.texts.push(&channel, &piece, last, plan, counts);
+            let restorer = self.restorer.as_ref();
+            let mut out = self.texts.push(&channel, &piece, last, (plan, restorer), counts);
             if ends.has(&channel) {
-                out.push_str(&self.texts.finish(&channel, counts));
+                out.push_str(&self.texts.finish(&channel, restorer, counts));
             }
             changed |= out != piece;
             if let Some(place) = value.pointer_mut(&at) {
@@ -117,11 +139,14 @@ impl Answers {
     /// The rests of texts that are complete, each in an event like the one before it.
     fn ended(&mut self, ends: &Ends, event: &Event, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
         let mut out = Vec::new();
-        for rest in self.texts.end(ends, counts) {
+        for rest in self.texts.end(ends, self.restorer.as_ref(), counts) {
             let mut data = rest.data;
             // The same as was masked in that event; counted there.
             let mut again = MaskCounts::default();
             inner(&mut data, plan, &mut again);
+            if let Some(place) = data.pointer_mut(&rest.at) {
+                *place = Value::from(rest.left);
+            }
             out.extend(event.with(&rest.other, data.to_string().as_bytes()));
         }
         out

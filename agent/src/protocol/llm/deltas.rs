@@ -8,12 +8,21 @@ use crate::mask::MaskPlan;
 use crate::model::MaskCounts;
 use crate::protocol::http::dialect::MaskedText;
 
+use super::restore::{Restorer, Restoring};
+
 /// Which text of a stream: its choice, block or item, and its member.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Channel {
     /// What ends together.
     group: String,
     member: String,
+}
+
+impl Channel {
+    /// Whether values are given back in it: what the provider signed must come back to it as it was.
+    fn restores(&self) -> bool {
+        self.member != "/thinking"
+    }
 }
 
 /// Strings of a delta that are no text in pieces; those of providers that nobody foresaw are taken for text.
@@ -186,15 +195,16 @@ struct Joined {
     text: MaskedText,
     /// The beginning of a letter whose rest is held back.
     letter: Vec<u8>,
+    back: Restoring,
     /// The event that brought the last piece: its other lines, its data, and where in it the text stands.
     last: (Vec<u8>, Value, String),
 }
 
 impl Joined {
-    fn rest(self, counts: &mut MaskCounts) -> Vec<u8> {
+    fn rest(mut self, restorer: Option<&Restorer>, counts: &mut MaskCounts) -> String {
         let mut left = self.letter;
         left.extend(self.text.finish(counts));
-        left
+        self.back.push(restorer, &String::from_utf8_lossy(&left), true)
     }
 }
 
@@ -209,6 +219,10 @@ const MOST: usize = 1024;
 pub(super) struct Rest {
     pub(super) other: Vec<u8>,
     pub(super) data: Value,
+    /// Where in it the text stands.
+    pub(super) at: String,
+    /// The text.
+    pub(super) left: String,
 }
 
 impl Texts {
@@ -218,33 +232,47 @@ impl Texts {
         channel: &Channel,
         piece: &str,
         last: (Vec<u8>, Value, String),
-        plan: &MaskPlan,
+        (plan, restorer): (&MaskPlan, Option<&Restorer>),
         counts: &mut MaskCounts,
     ) -> String {
+        let restorer = restorer.filter(|_| channel.restores());
         if self.0.len() >= MOST && !self.0.contains_key(channel) {
             let mut text = MaskedText::new(plan);
             let mut out = text.push(piece.as_bytes(), counts);
             out.extend(text.finish(counts));
-            return String::from_utf8_lossy(&out).into_owned();
+            return Restoring::default().push(restorer, &String::from_utf8_lossy(&out), true);
         }
         let joined = self.0.entry(channel.clone()).or_insert_with(|| Joined {
             text: MaskedText::new(plan),
             letter: Vec::new(),
+            back: Restoring::default(),
             last: (Vec::new(), Value::Null, String::new()),
         });
         joined.last = last;
         joined.letter.extend(joined.text.push(piece.as_bytes(), counts));
-        letters(&mut joined.letter)
+        let out = letters(&mut joined.letter);
+        joined.back.push(restorer, &out, false)
     }
 
     /// The rest of one text, where the event that brought its last piece ends it.
-    pub(super) fn finish(&mut self, channel: &Channel, counts: &mut MaskCounts) -> String {
-        let left = self.0.remove(channel).map(|joined| joined.rest(counts));
-        String::from_utf8_lossy(&left.unwrap_or_default()).into_owned()
+    pub(super) fn finish(
+        &mut self,
+        channel: &Channel,
+        restorer: Option<&Restorer>,
+        counts: &mut MaskCounts,
+    ) -> String {
+        let restorer = restorer.filter(|_| channel.restores());
+        let left = self.0.remove(channel).map(|joined| joined.rest(restorer, counts));
+        left.unwrap_or_default()
     }
 
     /// The rests of what is complete, in the order of the texts' names.
-    pub(super) fn end(&mut self, ends: &Ends, counts: &mut MaskCounts) -> Vec<Rest> {
+    pub(super) fn end(
+        &mut self,
+        ends: &Ends,
+        restorer: Option<&Restorer>,
+        counts: &mut MaskCounts,
+    ) -> Vec<Rest> {
         let over: Vec<Channel> = self
             .0
             .keys()
@@ -256,14 +284,15 @@ impl Texts {
             let Some(joined) = self.0.remove(&channel) else {
                 continue;
             };
-            let (other, mut data, at) = joined.last.clone();
-            let left = joined.rest(counts);
-            if left.is_empty() {
-                continue;
-            }
-            if let Some(place) = data.pointer_mut(&at) {
-                *place = Value::from(String::from_utf8_lossy(&left).into_owned());
-                rests.push(Rest { other, data });
+            let (other, data, at) = joined.last.clone();
+            let left = joined.rest(restorer.filter(|_| channel.restores()), counts);
+            if !left.is_empty() {
+                rests.push(Rest {
+                    other,
+                    data,
+                    at,
+                    left,
+                });
             }
         }
         rests

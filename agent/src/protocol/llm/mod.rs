@@ -2,15 +2,22 @@
 //!
 //! `prompt` reads what is asked, `refusal` answers in the provider's own body, `answer` masks what comes back: `event`
 //! takes a stream's event apart, `deltas` joins the pieces of one text so that a value over several of them is found.
-//! `api` is the dialect that the HTTP relay asks. Requests to other paths are judged as HTTP.
+//! `api` is the dialect that the HTTP relay asks. Requests to other paths are judged as HTTP. Where a permit masks
+//! prompts, `masking` puts aliases in the places of values, `vault` remembers them, and `restore` gives back to the
+//! process what it sent itself.
 
 mod answer;
 mod api;
 mod deltas;
 pub(in crate::protocol) mod event;
+mod masking;
+#[cfg(test)]
+mod masking_tests;
 mod prompt;
 mod refusal;
+mod restore;
 #[cfg(test)]
 mod tests;
+mod vault;
 
 pub use api::ModelApi;

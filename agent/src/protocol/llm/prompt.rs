@@ -88,6 +88,7 @@ pub(super) fn operation(
         return Err(PromptError::Shape);
     };
     let (shown, findings) = findings(&canonical, &members, plan);
+    let text = text(asked.path, &shown);
     let facts = LlmFacts {
         api: api.name().to_owned(),
         model: model(&members)?,
@@ -97,11 +98,6 @@ pub(super) fn operation(
         attachments: false,
         stored: stored(api, &members)?,
     };
-    let mut text = format!("{} {}", asked.path, shown);
-    if let Some((cut, _)) = text.char_indices().nth(SHOWN) {
-        text.truncate(cut);
-        text.push('…');
-    }
     // What changes what the provider does, and stands in no body.
     let mut fields: Vec<(&str, &[u8])> = asked
         .headers
@@ -126,6 +122,26 @@ pub(super) fn operation(
         text,
         parameters: Vec::new(),
     })
+}
+
+/// What records show of a prompt.
+fn text(path: &str, shown: &str) -> String {
+    let mut text = format!("{path} {shown}");
+    if let Some((cut, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+/// What records show of a prompt that was masked, and the classes of what is in it all the same.
+pub(super) fn masked(path: &str, body: &str, plan: &MaskPlan) -> (String, BTreeSet<String>) {
+    let members = match parse(body.as_bytes()) {
+        Ok(Value::Object(members)) => members,
+        Ok(_) | Err(_) => Map::new(),
+    };
+    let (shown, findings) = findings(body, &members, plan);
+    (text(path, &shown), findings)
 }
 
 /// The prompt as records show it, and the classes of what was found in it. `plan` reveals nothing: what it masks is what

@@ -46,7 +46,7 @@ fn ask(
         query: None,
         headers: &headers,
     };
-    let mut exchange = ModelApi.exchange();
+    let mut exchange = ModelApi::default().exchange();
     let result = exchange.request(&asked, body.as_bytes(), &plan());
     (exchange, result)
 }
