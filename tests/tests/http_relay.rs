@@ -455,3 +455,29 @@ fn a_method_that_another_one_hides_counts() {
     );
     assert!(relay.target.log().expect("log").is_empty());
 }
+
+/// W3C Trace Context: whoever traces follows a request through the relay; the target sees what the process sent, unchanged.
+#[test]
+fn traces_pass_through_untouched() {
+    for tls in [false, true] {
+        let Some(relay) = relay("traces_pass_through", tls) else {
+            return;
+        };
+        let headers = [
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
+            ("tracestate", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"),
+            ("baggage", "userId=alice,serverNode=DF%2028"),
+        ];
+        let lines = headers.map(|(name, value)| format!("{name}: {value}"));
+        let arguments: Vec<&str> = lines.iter().flat_map(|line| ["-H", line.as_str()]).collect();
+        relay.get("/people/7", &arguments).expect("curl");
+        let log = relay.target.log().expect("log");
+        let seen = log.last().expect("a request");
+        for (name, value) in headers {
+            assert_eq!(seen["headers"][name], value, "{seen}");
+        }
+    }
+}

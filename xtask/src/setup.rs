@@ -31,7 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// Python packages: a PostgreSQL driver, ClickHouse's own engine for the sink's tests, clients of HTTP, and
-/// the official SDKs of MCP, OpenAI and Anthropic.
+/// the official SDKs of MCP, OpenAI and Anthropic, a terminal.
 const PYTHON: &[&str] = &[
     "psycopg[binary]==3.*",
     "chdb-core==26.9.*",
@@ -42,6 +42,7 @@ const PYTHON: &[&str] = &[
     "mcp==1.*",
     "openai==2.*",
     "anthropic==0.*",
+    "pyte==0.8.*",
 ];
 /// The HTTP benchmark's other yardstick.
 const MITMPROXY: &[&str] = &["mitmproxy==11.*"];

@@ -4,6 +4,7 @@ mod denials;
 mod descriptors;
 pub mod doctor;
 pub mod environment;
+mod health;
 mod metrics;
 mod reload;
 mod rooms;

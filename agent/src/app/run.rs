@@ -23,6 +23,7 @@ use crate::task::{Task, spawn};
 
 use super::descriptors;
 use super::environment;
+use super::health::{self, Readiness};
 use super::metrics::Meters;
 use super::reload::Reloading;
 use super::rooms::{BuildError, build, resolvers};
@@ -145,7 +146,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     tasks.extend(shipping(&config));
     let (watching, reload) = watch_policies(&config, rooms).unzip();
     tasks.extend(watching);
-    tasks.extend(control(&built.issuers, &guard, rooms, &config));
+    tasks.extend(control(&built.issuers, &guard, rooms, &config).await);
     record_start(rooms, run_as.as_ref(), name).await?;
     let changes = environment::for_command(
         &config,
@@ -274,12 +275,12 @@ fn note_features(guard: &Guard) {
     }
 }
 
-fn control(
+async fn control(
     issuers: &crate::identity::Issuers,
     guard: &Guard,
     rooms: &Arc<Rooms>,
     config: &Config,
-) -> Option<Task<()>> {
+) -> Vec<Task<()>> {
     let meters = Meters {
         run: rooms.run.to_string(),
         audit: rooms.audit.clone(),
@@ -307,14 +308,19 @@ fn control(
         status,
         metrics: MetricSource::new(move || meters.read()),
     };
-    match Server::listen(&directory()) {
+    // The hooks are attached by now.
+    let ready = Readiness::default();
+    ready.set(true);
+    let health = health::start(&config.telemetry, control.metrics.clone(), ready).await;
+    let control = match Server::listen(&directory()) {
         Ok(server) => Some(spawn("control", server.serve(Arc::new(control)))),
         Err(error) => {
             // Then nothing can be approved here: what needs approval stays refused.
             tracing::warn!(%error, "approvals cannot be decided through this agent");
             None
         }
-    }
+    };
+    control.into_iter().chain(health).collect()
 }
 
 fn launch_spec(

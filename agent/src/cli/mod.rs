@@ -6,6 +6,7 @@ mod audit_sink;
 mod ca;
 mod config;
 mod doctor;
+mod figures;
 mod generate;
 mod launch;
 mod metrics;
@@ -14,6 +15,8 @@ mod policy;
 mod policy_test;
 mod run;
 mod sessions;
+mod status;
+mod top;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -64,6 +67,10 @@ enum Command {
     /// Recorded sessions: list, show.
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
+    /// The running agents: what they govern, and what they did so far.
+    Status(status::StatusArgs),
+    /// Watch the running agents.
+    Top(top::TopArgs),
     /// Figures of the running agents, as Prometheus reads them.
     Metrics(metrics::MetricsArgs),
     /// Policies: check them, test them.
@@ -128,6 +135,8 @@ pub fn main() -> ExitCode {
         Command::Approvals(command) => approvals::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Sessions(command) => sessions::run(command),
+        Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
         Command::Metrics(args) => metrics::run(args),
         Command::Policy(command) => policy::run(command),
         Command::Ca(command) => ca::run(command),
@@ -173,6 +182,8 @@ mod tests {
             "interdict audit verify-sink --config c.toml --user auditor --password-file p --json",
             "interdict sessions show",
             "interdict metrics --socket s",
+            "interdict status --json --socket s",
+            "interdict top --interval 500ms",
             "interdict sessions list --since 2h --principal alice --target shop --decision refused --json",
             "interdict sessions list --since 2026-01-31",
             "interdict sessions show abc --since 2026-01-31T08:00:00Z",
@@ -204,6 +215,7 @@ mod tests {
             "interdict sessions list --since yesterday",
             "interdict sessions list --decision maybe",
             "interdict config check a.toml --config b.toml",
+            "interdict top --interval 1ms",
             "interdict fly",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -49,6 +49,12 @@ impl Style {
         Self { coloured }
     }
 
+    /// No colours.
+    #[cfg(test)]
+    pub(super) const fn plain() -> Self {
+        Self { coloured: false }
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         let text = plain(text);
         if self.coloured {

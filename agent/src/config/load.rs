@@ -96,6 +96,7 @@ pub fn defaults() -> Config {
         approval: None,
         masking: None,
         limits: None,
+        telemetry: None,
     })
 }
 
@@ -217,6 +218,7 @@ impl Reader<'_> {
             approval,
             masking,
             limits,
+            telemetry,
         } = raw;
         let state_dir = state_dir.map_or_else(|| PathBuf::from(STATE_DIR), |dir| self.path(dir));
         let issuers = self.issuers(issuer);
@@ -234,6 +236,7 @@ impl Reader<'_> {
             approval: self.approval(&approval.unwrap_or_default()),
             masking: self.masking(masking.unwrap_or_default()),
             limits: self.limits(&limits.unwrap_or_default()),
+            telemetry: self.telemetry(telemetry.unwrap_or_default()),
             policies: policies.map(|dir| self.path(dir)),
             state_dir,
         }

@@ -7,6 +7,10 @@ use super::parse;
 
 /// A wrong text, the line that is named, and what the error tells to write.
 pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
+    ("[telemetry]\nlisten = \"0.0.0.0:9464\"\n", 2, "expose = true"),
+    ("[telemetry]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),
+    ("[telemetry]\nlisten = \"127.0.0.1:0\"\n", 2, "9464"),
+    ("[telemetry]\nexpose = true\n", 2, "or remove it"),
     ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
     ("\nmodus = \"enforce\"\n", 2, "did you mean `mode`?"),
     ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),

@@ -12,6 +12,7 @@ mod schema;
 #[cfg(test)]
 mod schema_tests;
 mod shape;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -20,6 +21,7 @@ mod value;
 pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use origin::{Setting, settings};
 pub use schema::schema;
+pub use telemetry::{Listen, TelemetryConfig};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
     IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig,

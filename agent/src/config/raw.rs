@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::telemetry::RawTelemetry;
+
 pub(super) type Text = Spanned<String>;
 
 #[derive(Debug, Deserialize)]
@@ -24,6 +26,7 @@ pub(super) struct RawConfig {
     pub approval: Option<RawApproval>,
     pub masking: Option<RawMasking>,
     pub limits: Option<RawLimits>,
+    pub telemetry: Option<RawTelemetry>,
 }
 
 #[derive(Debug, Deserialize)]

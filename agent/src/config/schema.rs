@@ -75,6 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     key("", "approval", Table, Optional, "Approvals."),
     key("", "masking", Table, Optional, "Masking."),
     key("", "limits", Table, Optional, "Bounds on every operation; policies may set narrower ones."),
+    key("", "telemetry", Table, Optional, "Health and figures for monitoring."),
     key("issuer", "name", Text, Required, "The name in records and policies."),
     key("issuer", "issuer", Text, Required, "The exact `iss` claim, a URL."),
     key("issuer", "audience", Texts, Required, "Accepted `aud` claims; at least one."),
@@ -129,6 +130,8 @@ pub(super) const KEYS: &[Key] = &[
     key("masking", "overrides", Kind::Map, Optional, "Strategy by class in place of the file's."),
     key("limits", "max_rows", Integer(0, MOST), Optional, "Rows that a statement may return."),
     key("limits", "max_time", Duration, Optional, "How long a statement may run."),
+    key("telemetry", "listen", Text, Optional, "Where /healthz, /readyz and /metrics are served: 127.0.0.1:9464, or unix:PATH."),
+    key("telemetry", "expose", Bool, Default("false"), "Whether other addresses than loopback's are meant."),
 ];
 
 impl Key {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::telemetry::TelemetryConfig;
 use crate::model::{DataClass, IssuerName, Limits, RecordingLevel, Target};
 
 /// Whether a refusal stops the operation.
@@ -35,6 +36,8 @@ pub struct Config {
     pub masking: MaskingConfig,
     /// Bounds on every operation; a policy may set narrower ones.
     pub limits: Limits,
+    /// Health and figures for monitoring.
+    pub telemetry: TelemetryConfig,
     /// A directory of policies in place of the shipped ones.
     pub policies: Option<PathBuf>,
     /// Where keys, records and pending approvals live: `/var/lib/interdict` unless configured.

@@ -101,11 +101,40 @@ pub fn ask(agents: &Agents, token: Option<&str>, ask: &Ask) -> Result<Reply, Cli
         }
         (None, Some((failure, message)), _) => Ok(Reply::Error { failure, message }),
         (None, None, Some(error)) => Err(error),
-        (None, None, None) => Err(ClientError::NoAgent(match agents {
-            Agents::Of(dirs) => dirs.clone(),
-            Agents::At(socket) => vec![socket.clone()],
-        })),
+        (None, None, None) => Err(none(agents)),
     }
+}
+
+/// Asks every agent the same, without a token; each one's own answer.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_each(agents: &Agents, ask: &Ask) -> Result<Vec<Reply>, ClientError> {
+    let line = line(&Call {
+        v: VERSION,
+        token: None,
+        ask: ask.clone(),
+    })?;
+    let mut replies = Vec::new();
+    let mut broken = None;
+    for path in sockets(agents) {
+        match one(&path, &line, matches!(agents, Agents::Of(_))) {
+            Ok(reply) => replies.extend(reply),
+            Err(source) => broken = Some(ClientError::Io { path, source }),
+        }
+    }
+    match (replies.is_empty(), broken) {
+        (false, _) => Ok(replies),
+        (true, Some(error)) => Err(error),
+        (true, None) => Err(none(agents)),
+    }
+}
+
+fn none(agents: &Agents) -> ClientError {
+    ClientError::NoAgent(match agents {
+        Agents::Of(dirs) => dirs.clone(),
+        Agents::At(socket) => vec![socket.clone()],
+    })
 }
 
 const fn is_about_one(ask: &Ask) -> bool {

@@ -56,6 +56,12 @@ impl MetricSource {
     pub fn new(read: impl Fn() -> Vec<Family> + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
+
+    /// The figures as they are now.
+    #[must_use]
+    pub fn read(&self) -> Vec<Family> {
+        (self.0)()
+    }
 }
 
 impl std::fmt::Debug for MetricSource {
@@ -222,8 +228,8 @@ async fn reply(call: Call, uid: u32, rooms: &ControlRooms) -> Reply {
         Ask::Status {} => Reply::Status(rooms.status.clone()),
         Ask::Metrics {} if !trusted => error("Figures are for root and the agent's own user.".into()),
         Ask::Metrics {} => {
-            let MetricSource(read) = rooms.metrics.clone();
-            match tokio::task::spawn_blocking(move || read()).await {
+            let source = rooms.metrics.clone();
+            match tokio::task::spawn_blocking(move || source.read()).await {
                 Ok(families) => Reply::Metrics(families),
                 Err(_panicked) => error("The figures could not be read.".into()),
             }
