@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use crate::config::{Config, SecretSourceConfig};
 
 /// Variables that name a file of *all* trusted roots: they get the system's roots and the agent's CA.
-const BUNDLE_VARIABLES: [&str; 12] = [
+pub(super) const BUNDLE_VARIABLES: [&str; 12] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -27,7 +27,7 @@ const BUNDLE_VARIABLES: [&str; 12] = [
     "PGSSLROOTCERT",
 ];
 /// Variables that name a file of *further* roots: they get the agent's CA alone.
-const EXTRA_VARIABLES: [&str; 3] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT", "INTERDICT_CA_FILE"];
+pub(super) const EXTRA_VARIABLES: [&str; 3] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT", "INTERDICT_CA_FILE"];
 
 /// Changes to the environment of the governed command.
 #[derive(Debug, Default)]

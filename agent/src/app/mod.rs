@@ -4,6 +4,9 @@ mod denials;
 mod descriptors;
 pub mod doctor;
 pub mod environment;
+pub mod govern;
+#[cfg(test)]
+mod govern_tests;
 mod health;
 mod metrics;
 mod reload;

@@ -16,6 +16,7 @@ mod policy_test;
 mod run;
 mod sessions;
 mod status;
+mod systemd;
 mod top;
 
 use std::process::ExitCode;
@@ -82,6 +83,9 @@ enum Command {
     /// The configuration: check it, show what holds, its schema.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Units of systemd: make them governed ones, let them go.
+    #[command(subcommand)]
+    Systemd(systemd::SystemdCommand),
     /// What this host can do, and what is open because it cannot.
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell.
@@ -141,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Policy(command) => policy::run(command),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
+        Command::Systemd(command) => systemd::run(command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
@@ -195,6 +200,10 @@ mod tests {
             "interdict config show",
             "interdict config show --config c.toml --origin",
             "interdict config schema",
+            "interdict systemd govern a.service --print",
+            "interdict systemd govern a --slice b.slice --allow-socket /run/docker.sock --root /mnt --json",
+            "interdict systemd govern a --remove",
+            "interdict systemd ungovern a",
             "interdict doctor",
             "interdict doctor --config c.toml --json",
             "interdict completions bash",
@@ -215,6 +224,8 @@ mod tests {
             "interdict sessions list --since yesterday",
             "interdict sessions list --decision maybe",
             "interdict config check a.toml --config b.toml",
+            "interdict systemd govern",
+            "interdict systemd govern a --print --remove",
             "interdict top --interval 1ms",
             "interdict fly",
         ] {

@@ -37,3 +37,4 @@ pub use lsm::lsm_is_active;
 pub use pins::bpffs;
 pub use rules::RuleTable;
 pub use sys::clock_is_kept;
+pub use trust::system_bundles;

@@ -58,3 +58,11 @@ fn places() -> BTreeSet<PathBuf> {
         .filter_map(|place| Path::new(place).canonicalize().ok());
     real.filter(|place| place.is_file()).collect()
 }
+
+/// Where the system below `root` keeps one file of all roots, as its own processes see the place; links are not followed
+/// (they may lead out of `root`).
+#[must_use]
+pub fn system_bundles(root: &Path) -> Vec<PathBuf> {
+    let there = |place: &&&str| root.join(place.trim_start_matches('/')).exists();
+    BUNDLES.iter().filter(there).map(PathBuf::from).collect()
+}
