@@ -14,6 +14,9 @@ mod rooms;
 mod rules;
 pub mod run;
 mod serve;
+pub mod uninstall;
+#[cfg(test)]
+mod uninstall_tests;
 pub mod user;
 
 pub use run::{RunError, RunSpec, run};

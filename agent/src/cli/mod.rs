@@ -18,6 +18,7 @@ mod sessions;
 mod status;
 mod systemd;
 mod top;
+mod uninstall;
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -86,6 +87,8 @@ enum Command {
     /// Units of systemd: make them governed ones, let them go.
     #[command(subcommand)]
     Systemd(systemd::SystemdCommand),
+    /// Take away what agents left on this host: hooks, directories, drop-ins; with --purge keys and records too.
+    Uninstall(uninstall::UninstallArgs),
     /// What this host can do, and what is open because it cannot.
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell.
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
         Command::Systemd(command) => systemd::run(command),
+        Command::Uninstall(args) => uninstall::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
@@ -204,6 +208,7 @@ mod tests {
             "interdict systemd govern a --slice b.slice --allow-socket /run/docker.sock --root /mnt --json",
             "interdict systemd govern a --remove",
             "interdict systemd ungovern a",
+            "interdict uninstall --purge --dry-run --force --json",
             "interdict doctor",
             "interdict doctor --config c.toml --json",
             "interdict completions bash",

@@ -12,7 +12,7 @@ use super::error::GuardError;
 use super::pins;
 
 /// The directory for all runs, below the cgroup2 mount.
-const PARENT: &str = "interdict";
+pub(super) const PARENT: &str = "interdict";
 
 /// The cgroup of one run: `interdict/run-PID-START/` with the hooks, `workload` below it with the processes.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ fn wait_unpopulated(path: &Path) -> io::Result<()> {
 }
 
 /// Where cgroup2 is mounted: hybrid hierarchies keep it beside version 1. proc(5): the file system type follows ` - `.
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+pub(super) fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (mount, fs) = line.split_once(" - ")?;
         if fs.split(' ').next() != Some("cgroup2") {

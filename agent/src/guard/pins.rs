@@ -13,9 +13,9 @@ use super::cgroup::make;
 use super::error::GuardError;
 
 /// Where bpffs is mounted by convention (Documentation/bpf).
-const BPFFS: &str = "/sys/fs/bpf";
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
 /// Where the agent mounts one of its own when there is none.
-const OWN_BPFFS: &str = "/run/interdict/bpf";
+pub(super) const OWN_BPFFS: &str = "/run/interdict/bpf";
 
 /// The pins of one run.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub fn bpffs() -> Result<PathBuf, GuardError> {
     Ok(OWN_BPFFS.into())
 }
 
-fn is_bpffs(mountinfo: &str, point: &str) -> bool {
+pub(super) fn is_bpffs(mountinfo: &str, point: &str) -> bool {
     mountinfo.lines().any(|line| {
         line.split_once(" - ")
             .is_some_and(|(mount, fs)| fs.starts_with("bpf ") && mount.split(' ').nth(4) == Some(point))
