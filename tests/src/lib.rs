@@ -9,6 +9,7 @@ pub mod oracle;
 pub mod postgres;
 pub mod psql;
 pub mod relay;
+pub mod system_copy;
 pub mod tools;
 pub mod wire;
 pub mod world;

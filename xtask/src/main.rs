@@ -6,6 +6,7 @@ mod ebpf;
 mod escape;
 mod fuzz;
 mod guest;
+mod package;
 mod setup;
 mod shell;
 mod test;
@@ -48,6 +49,14 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Package the binary: .deb, .rpm, OCI image.
+    Package(package::PackageArgs),
+    /// Write what is linked into the binary as a CycloneDX document.
+    Sbom {
+        /// Where to.
+        #[arg(default_value = "target/interdict.cdx.json")]
+        file: std::path::PathBuf,
+    },
     /// Rebuild the kernel object with the recorded toolchain.
     Ebpf,
     /// Check the house rules that no compiler knows.
@@ -83,6 +92,8 @@ fn main() -> ExitCode {
         Command::Demo { keep } => demo::run(keep),
         Command::Test { fast } => test::run(fast),
         Command::Fuzz { name, seconds } => fuzz::run(&name, seconds),
+        Command::Package(args) => package::run(args),
+        Command::Sbom { file } => package::sbom(&file),
         Command::Ebpf => ebpf::build(),
         Command::Tidy => tidy::run(),
         Command::Escape { vm, json } => escape::run(vm, json),

@@ -26,6 +26,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("haproxy", "the HTTP benchmark's yardstick"),
     ("nghttp2-client", "the HTTP benchmark's load"),
     ("clickhouse-server", "a real, old server for the sink's tests"),
+    ("rpm", "packages for Red Hat's family"),
+    ("lintian", "what is wrong with the Debian package"),
+    ("skopeo", "what is wrong with the container image"),
+    ("umoci", "what is in the container image"),
     ("python3-venv", "Python clients"),
     ("ca-certificates", "root certificates"),
 ];
