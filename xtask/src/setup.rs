@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("haproxy", "the HTTP benchmark's yardstick"),
     ("nghttp2-client", "the HTTP benchmark's load"),
     ("clickhouse-server", "a real, old server for the sink's tests"),
+    ("systemd", "what it says of the units (nothing is started)"),
     ("rpm", "packages for Red Hat's family"),
     ("lintian", "what is wrong with the Debian package"),
     ("skopeo", "what is wrong with the container image"),
@@ -35,7 +36,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// Python packages: a PostgreSQL driver, ClickHouse's own engine for the sink's tests, clients of HTTP, and
-/// the official SDKs of MCP, OpenAI and Anthropic, a terminal.
+/// the official SDKs of MCP, OpenAI and Anthropic, the schemas of Kubernetes, a terminal.
 const PYTHON: &[&str] = &[
     "psycopg[binary]==3.*",
     "chdb-core==26.9.*",
@@ -46,6 +47,7 @@ const PYTHON: &[&str] = &[
     "mcp==1.*",
     "openai==2.*",
     "anthropic==0.*",
+    "kubernetes-validate==1.37.*",
     "pyte==0.8.*",
 ];
 /// The HTTP benchmark's other yardstick.

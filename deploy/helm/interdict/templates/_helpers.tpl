@@ -1,0 +1,17 @@
+{{- define "interdict.labels" -}}
+app.kubernetes.io/name: interdict
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+{{- define "interdict.selector" -}}
+app.kubernetes.io/name: interdict
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+{{- define "interdict.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
