@@ -17,7 +17,7 @@ use crate::{audit, json};
 pub type Promise = fn(&[u8]);
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 10] = [
+pub const PROMISES: [(&str, Promise); 11] = [
     ("audit", log),
     ("http-events", http::fuzz::events),
     ("http-framing", http::fuzz::framing),
@@ -26,6 +26,7 @@ pub const PROMISES: [(&str, Promise); 10] = [
     ("json", strict_json),
     ("mask", masking),
     ("mcp", mcp_messages),
+    ("mcp-state", mcp::fuzz::states),
     ("postgres", postgres::fuzz::frames),
     ("sql", sql),
 ];
@@ -78,14 +79,14 @@ fn mcp_messages(data: &[u8]) {
         query: None,
         headers: &hyper::HeaderMap::new(),
     };
-    let mut exchange = McpServer.exchange();
+    let mut exchange = McpServer::default().exchange();
     if let Err(refusal) = exchange.request(&asked, data, &plan()) {
         assert!(exchange.refusal(&refusal).is_some());
     }
     // The same bytes as an answer, whole and as an event.
     mcp::fuzz::offers(data);
     for kind in ["application/json", "text/event-stream"] {
-        let mut exchange = McpServer.exchange();
+        let mut exchange = McpServer::default().exchange();
         let list = br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
         let _operations = exchange.request(&asked, list, &plan());
         let mut headers = hyper::HeaderMap::new();

@@ -206,7 +206,7 @@ impl HttpRelay {
         let ca = authority.pem_path().to_owned();
         let legs = Legs::new(&one, authority)?;
         let legs = Arc::new(match setting.protocol {
-            "mcp" => legs.speaking(Arc::new(McpServer)),
+            "mcp" => legs.speaking(Arc::new(McpServer::default())),
             "llm" => legs.speaking(Arc::new(ModelApi::default())),
             _ => legs,
         });

@@ -1,6 +1,8 @@
 //! MCP end to end: servers on the official SDKs, and the official SDKs as clients under `interdict run`.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
+#[path = "mcp/pending.rs"]
+mod pending;
 #[path = "mcp/stateless.rs"]
 mod stateless;
 #[path = "mcp/world.rs"]
@@ -16,7 +18,7 @@ fn both_official_clients_are_masked_refused_and_held() {
     if !can_govern("mcp") || !can_speak_mcp("mcp") {
         return;
     }
-    let world = World::new("mcp_server.mjs", "node/node_modules", "1s", "");
+    let world = World::new("mcp_server.mjs", "node/node_modules", "hold = \"1s\"", "");
     let (url, modules) = (world.url(), tool("node/node_modules").display().to_string());
     let (typescript, python_client) = (
         adapter("mcp_client.mjs").display().to_string(),

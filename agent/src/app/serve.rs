@@ -65,7 +65,10 @@ impl Serving {
         for target in config.targets.iter().filter(on_http) {
             let one = http::Legs::new(target, Arc::clone(authority))?;
             let one = match target.target.protocol {
-                Protocol::Mcp => one.speaking(Arc::new(mcp::McpServer)),
+                Protocol::Mcp => {
+                    let link = config.approval.url.clone();
+                    one.speaking(Arc::new(mcp::McpServer::new(link)))
+                }
                 Protocol::Llm => one.speaking(Arc::new(llm::ModelApi::default())),
                 Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,
             };

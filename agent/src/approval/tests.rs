@@ -20,6 +20,7 @@ fn config() -> ApprovalConfig {
         hold: Duration::from_secs(1),
         request_ttl: Duration::from_secs(3600),
         grant_ttl: Duration::from_secs(60),
+        url: None,
     }
 }
 

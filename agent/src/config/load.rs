@@ -580,11 +580,13 @@ impl Reader<'_> {
 
     fn approval(&mut self, raw: &RawApproval) -> ApprovalConfig {
         let RawApproval {
+            url,
             hold,
             request_ttl,
             grant_ttl,
         } = raw;
         ApprovalConfig {
+            url: url.as_ref().and_then(|t| self.take(t, value::approval_url)),
             hold: self.duration(hold.as_ref(), Duration::from_secs(30)),
             request_ttl: self.duration(request_ttl.as_ref(), Duration::from_secs(24 * 3600)),
             grant_ttl: self.duration(grant_ttl.as_ref(), Duration::from_secs(3600)),

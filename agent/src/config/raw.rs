@@ -127,6 +127,7 @@ pub(super) struct RawClickHouse {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawApproval {
+    pub url: Option<Text>,
     pub hold: Option<Text>,
     pub request_ttl: Option<Text>,
     pub grant_ttl: Option<Text>,

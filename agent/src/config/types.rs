@@ -250,6 +250,8 @@ pub struct ApprovalConfig {
     pub request_ttl: Duration,
     /// How long a grant can be used.
     pub grant_ttl: Duration,
+    /// Where people approve, for links that clients are shown; `{ticket}` stands for the ticket.
+    pub url: Option<String>,
 }
 
 /// Masking.

@@ -140,3 +140,18 @@ pub fn fetchable(url: &str) -> Result<(), String> {
         ))
     }
 }
+
+/// A page where a request can be approved: `https://approve.example.com/{ticket}`.
+pub(super) fn approval_url(text: &str) -> Result<String, String> {
+    let uri: Result<http::Uri, _> = text.replace("{ticket}", "apr-222222").parse();
+    let fits = uri.is_ok_and(|uri| {
+        let local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        uri.scheme_str() == Some("https") || (uri.scheme_str() == Some("http") && local)
+    });
+    if fits && text.contains("{ticket}") {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no link to approve at: write url = \"https://approve.example.com/{{ticket}}\" (http on loopback only)"
+    ))
+}

@@ -61,6 +61,7 @@ impl World {
             hold: Duration::from_secs(1),
             request_ttl: Duration::from_secs(3600),
             grant_ttl: Duration::from_secs(60),
+            url: None,
         };
         let audit = AuditLog::in_memory();
         let rooms = ControlRooms {

@@ -158,6 +158,10 @@ impl<N: Neutral> Pass<N> {
     }
 }
 
+/// Says how long an operation waits for consent, once it is asked for: hears what the process would be told now, and how
+/// long the policies and the configuration would wait.
+pub type Patience<'a> = &'a mut (dyn FnMut(&Refusal, Duration) -> Duration + Send);
+
 impl Session {
     /// Judges a request: decides, asks for consent where a policy wants it (and decides again with it), records, and
     /// only then gives the permit. Dropping the future before it is ready forwards nothing.
@@ -165,6 +169,19 @@ impl Session {
     /// # Errors
     /// The refusal to tell the process; it is recorded already.
     pub async fn authorize<R: Judged>(&self, request: R) -> Result<Permit<R>, Refusal> {
+        self.authorize_patiently(request, &mut |_pending, usual| usual)
+            .await
+    }
+
+    /// The same for a process that can be told that its request waits.
+    ///
+    /// # Errors
+    /// The refusal to tell the process; it is recorded already.
+    pub async fn authorize_patiently<R: Judged>(
+        &self,
+        request: R,
+        patience: Patience<'_>,
+    ) -> Result<Permit<R>, Refusal> {
         let id = OperationId::new();
         let now = crate::clock::now();
         let operation = Arc::clone(request.operation());
@@ -172,7 +189,7 @@ impl Session {
             Ok(principal) => principal,
             Err(refusal) => return Err(self.refused(id, Some(operation), refusal, None).await),
         };
-        let judged = self.judge(id, &operation, &principal, now).await;
+        let judged = self.judge(id, &operation, &principal, (now, patience)).await;
         let (allowed, ticket) = match judged {
             Ruling::Go(allowed, ticket) => (allowed, ticket),
             Ruling::Refuse(refusal, bundle) => {
@@ -221,14 +238,17 @@ impl Session {
         id: OperationId,
         operation: &Arc<Operation>,
         principal: &Principal,
-        now: Timestamp,
+        (now, patience): (Timestamp, Patience<'_>),
     ) -> Ruling {
         let target = &self.target.target;
         let engine = self.rooms.policies.current();
         match engine.decide(operation, principal, target, None, now) {
             Decision::Allow(allowed) => Ruling::Go(allowed, None),
             Decision::Deny(denial) => self.denied(&engine, operation, principal, denial, now),
-            Decision::NeedsApproval(need) => self.consent(&engine, id, operation, principal, need, now).await,
+            Decision::NeedsApproval(need) => {
+                let asking = (need, now, patience);
+                self.consent(&engine, id, operation, principal, asking).await
+            }
         }
     }
 
@@ -255,8 +275,7 @@ impl Session {
         id: OperationId,
         operation: &Arc<Operation>,
         principal: &Principal,
-        need: ApprovalNeed,
-        now: Timestamp,
+        (need, now, patience): (ApprovalNeed, Timestamp, Patience<'_>),
     ) -> Ruling {
         if self.mode() == Mode::Observe {
             let denial = need.as_denial();
@@ -265,7 +284,7 @@ impl Session {
                 None,
             );
         }
-        match self.ask(id, operation, principal, &need, now).await {
+        match self.ask(id, operation, principal, &need, (now, patience)).await {
             Ok(Asked::Granted(consent)) => {
                 let now = crate::clock::now();
                 // The policies may have changed while somebody was asked: those of now count.
@@ -294,7 +313,7 @@ impl Session {
         operation: &Arc<Operation>,
         principal: &Principal,
         need: &ApprovalNeed,
-        now: Timestamp,
+        (now, patience): (Timestamp, Patience<'_>),
     ) -> Result<Asked, BrokerError> {
         let target = &self.target.target;
         let broker = &self.rooms.broker;
@@ -337,7 +356,10 @@ impl Session {
         let patience = if waits_do_harm(operation) {
             Duration::ZERO
         } else {
-            need.hold.unwrap_or(self.rooms.hold)
+            let usual = need.hold.unwrap_or(self.rooms.hold);
+            let mut told = pending(need, ticket.clone());
+            told.operation = Some(id);
+            patience(&told, usual)
         };
         Ok(match broker.wait(&ticket, patience).await? {
             Answer::Granted(consent) => Asked::Granted(consent),

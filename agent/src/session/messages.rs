@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
+use http_body_util::{BodyExt, BodyStream};
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::HeaderMap;
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::mask::Masked;
@@ -20,6 +21,7 @@ use crate::model::{Operation, Refusal};
 
 use super::authorize::{Judged, Permit};
 use super::downstream::RefusalWords;
+use super::speech::AgentSpeech;
 use super::upstream::InFlight;
 
 /// A judged request that goes on as a message with a head and a body.
@@ -97,6 +99,23 @@ pub enum Piece {
     Trailers(Masked<HeaderMap>),
 }
 
+/// What an answer in events says before it is there, and at last the answer.
+#[derive(Debug)]
+pub enum Meanwhile {
+    /// Whole events or comments.
+    Said(AgentSpeech),
+    /// The answer. JSON becomes one event; `otherwise` stands for what is neither events nor JSON.
+    Answer {
+        /// As it would have been given.
+        answer: Answer,
+        /// A whole event.
+        otherwise: AgentSpeech,
+    },
+}
+
+/// Frames of an answer that began before it was there.
+type Frames = Pin<Box<dyn Stream<Item = std::io::Result<Frame<Bytes>>> + Send>>;
+
 /// Masked pieces of an answer's body, in order.
 type Pieces = Pin<Box<dyn Stream<Item = std::io::Result<Piece>> + Send>>;
 
@@ -106,6 +125,7 @@ pub struct AnswerBody(Content);
 enum Content {
     Whole(Option<Bytes>),
     Pieces(Pieces),
+    Held(Frames),
 }
 
 impl std::fmt::Debug for AnswerBody {
@@ -128,6 +148,7 @@ impl Body for AnswerBody {
                 .as_mut()
                 .poll_next(cx)
                 .map(|piece| piece.map(|piece| piece.map(frame))),
+            Content::Held(frames) => frames.as_mut().poll_next(cx),
         }
     }
 
@@ -141,8 +162,37 @@ impl Body for AnswerBody {
                 let length = content.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Content::Pieces(_) => SizeHint::default(),
+            Content::Pieces(_) | Content::Held(_) => SizeHint::default(),
         }
+    }
+}
+
+fn said(speech: AgentSpeech) -> Frames {
+    Box::pin(stream::iter([Ok(Frame::data(speech.into_bytes()))]))
+}
+
+/// An answer in the words of a stream that has begun already.
+fn as_events(answer: Response<AnswerBody>, otherwise: AgentSpeech) -> Frames {
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    match essence.as_str() {
+        "text/event-stream" => Box::pin(BodyStream::new(answer.into_body())),
+        "application/json" => Box::pin(stream::once(async move {
+            let whole = answer.into_body().collect().await?.to_bytes();
+            let mut event = b"event: message\n".to_vec();
+            for line in whole.split(|byte| matches!(byte, b'\n' | b'\r')) {
+                event.extend([b"data: ", line, b"\n"].concat());
+            }
+            event.push(b'\n');
+            Ok(Frame::data(event.into()))
+        })),
+        _ => said(otherwise),
     }
 }
 
@@ -190,6 +240,31 @@ impl Answer {
         let mut response = Response::new(AnswerBody(Content::Whole(body)));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
+        Self(response)
+    }
+
+    /// The agent's own answer, to what is no operation of the target's.
+    pub fn say(speech: AgentSpeech, (status, headers): (StatusCode, HeaderMap)) -> Self {
+        let body = speech.into_bytes();
+        let mut response = Response::new(AnswerBody(Content::Whole((!body.is_empty()).then_some(body))));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Self(response)
+    }
+
+    /// An answer in events (`text/event-stream`) that begins while its operation waits.
+    pub fn held(meanwhile: impl Stream<Item = Meanwhile> + Send + 'static) -> Self {
+        let frames = meanwhile.flat_map(|one| match one {
+            Meanwhile::Said(speech) => said(speech),
+            Meanwhile::Answer { answer, otherwise } => as_events(answer.0, otherwise),
+        });
+        let mut response = Response::new(AnswerBody(Content::Held(Box::pin(frames))));
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        );
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Self(response)
     }
 

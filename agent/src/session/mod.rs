@@ -8,9 +8,9 @@ mod prospects;
 mod speech;
 mod upstream;
 
-pub use authorize::{Judged, Neutral, NeutralReason, Pass, Permit, Request, none_to_mask};
+pub use authorize::{Judged, Neutral, NeutralReason, Pass, Patience, Permit, Request, none_to_mask};
 pub use downstream::{Downstream, RefusalWords};
-pub use messages::{Answer, AnswerBody, Message, Part, Permitted, Piece};
+pub use messages::{Answer, AnswerBody, Meanwhile, Message, Part, Permitted, Piece};
 pub use open::{Rooms, Session};
 pub use prospects::Prospects;
 pub use speech::AgentSpeech;

@@ -26,6 +26,13 @@ impl Session {
 }
 
 impl Prospects {
+    /// The key of whoever stands behind the session; `None` where nobody does any more.
+    #[must_use]
+    pub fn whose(&self) -> Option<String> {
+        let principal = self.rooms.binding.current(crate::clock::now()).ok()?;
+        Some(principal.key())
+    }
+
     /// Whether some arguments of it could be permitted, with the consent of whoever is needed. In observe mode
     /// everything is. Nobody stands behind the session any more: nothing is.
     #[must_use]

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::world::{Client, World, adapter, text, ticket};
 
 /// The clients' commands for `url`.
-fn clients(url: &str) -> [Vec<String>; 2] {
+pub(crate) fn clients(url: &str) -> [Vec<String>; 2] {
     let path = |name: &str| adapter(name).display().to_string();
     let (modules, python) = (tool("mcp/node/node_modules"), tool("mcp/venv/bin/python"));
     let words = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect();
@@ -22,14 +22,14 @@ fn clients(url: &str) -> [Vec<String>; 2] {
     ]
 }
 
-fn start(world: &World, command: &[String]) -> Client {
+pub(crate) fn start(world: &World, command: &[String]) -> Client {
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let mut client = world.client(&command);
     assert_eq!(client.next(), json!({"tools": ["lookup", "query", "remove"]}));
     client
 }
 
-fn there(test: &str) -> bool {
+pub(crate) fn there(test: &str) -> bool {
     can_govern(test) && can_speak_mcp_v2(test)
 }
 
@@ -38,7 +38,7 @@ fn clients_without_sessions_are_masked_refused_and_held() {
     if !there("mcp 2026-07-28") {
         return;
     }
-    let world = World::new("mcp_server_v2.mjs", "mcp/node/node_modules", "1s", "");
+    let world = World::new("mcp_server_v2.mjs", "mcp/node/node_modules", "hold = \"1s\"", "");
     for (nth, command) in clients(&world.url()).iter().enumerate() {
         let mut client = start(&world, command);
         let found = client.call("lookup", &json!({"name": "ada"}));

@@ -133,7 +133,7 @@ pub(crate) fn text(result: &Value) -> &str {
 
 /// Everything that a client needs to be governed.
 pub(crate) struct World {
-    _dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     pub(crate) server: Server,
     pub(crate) agent: Agent,
     /// Tokens of a user, and of one who may approve.
@@ -143,13 +143,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// `more` is appended to the target's configuration; `hold` is how long consent is waited for.
-    pub(crate) fn new(script: &str, modules: &str, hold: &str, more: &str) -> Self {
+    /// `approval` is what the configuration says of approvals; `more` is appended to the target's.
+    pub(crate) fn new(script: &str, modules: &str, approval: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let server = Server::start(dir.path(), script, modules);
         let issuer = Oidc::start().expect("issuer");
         let config = format!(
-            "[approval]\nhold = \"{hold}\"\n[[target]]\nname = \"tools\"\nprotocol = \"mcp\"\n\
+            "[approval]\n{approval}\n[[target]]\nname = \"tools\"\nprotocol = \"mcp\"\n\
              addresses = [\"localhost:{}\"]\nca_file = \"{}\"\n{more}",
             server.port,
             dir.path().join("ca.crt").display()
@@ -167,7 +167,7 @@ impl World {
         };
         let (alice, olga) = (token("alice", &[]), token("olga", &["owners"]));
         Self {
-            _dir: dir,
+            dir,
             server,
             agent,
             alice,
@@ -196,4 +196,10 @@ impl World {
 pub(crate) fn ticket(held: &Value) -> String {
     let ticket = &held["_meta"]["interdict.dev/refusal"]["ticket"];
     ticket.as_str().expect("a ticket").to_owned()
+}
+
+/// The ticket in what a person or a model is told.
+pub(crate) fn ticket_in(text: &str) -> String {
+    let at = text.find("apr-").expect("a ticket in the text");
+    text.chars().skip(at).take("apr-7k2m9x".len()).collect()
 }

@@ -2,10 +2,13 @@
 //! forwards and writes; the dialect says what bytes mean, and masks them.
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
+use tokio::sync::Notify;
 
 use crate::mask::{MaskPlan, StreamMask};
 use crate::model::{MaskCounts, Operation, PromptMask, Refusal};
@@ -79,6 +82,31 @@ pub struct Changed {
     pub text: Option<String>,
 }
 
+/// What becomes of a request that waits for consent.
+#[derive(Debug)]
+pub struct Held {
+    /// How long it waits.
+    pub patience: Duration,
+    /// What the process hears meanwhile; `None`: nothing.
+    pub aloud: Option<Aloud>,
+}
+
+/// What a process hears while its request waits, as `text/event-stream`. The agent's own words.
+pub struct Aloud {
+    /// At once.
+    pub opening: Vec<u8>,
+    /// Now and then; counted from 1.
+    pub beat: Box<dyn Fn(u64) -> Vec<u8> + Send>,
+    /// In the place of an answer that is neither events nor JSON.
+    pub otherwise: Vec<u8>,
+}
+
+impl Debug for Aloud {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aloud").finish_non_exhaustive()
+    }
+}
+
 /// One request and its answer.
 pub trait Dialect: Debug + Send {
     /// What policies say about offers of the target, for dialects that have lists of them. Comes before the request.
@@ -101,6 +129,31 @@ pub trait Dialect: Debug + Send {
     /// `plan` masks what records show of it.
     fn request(&mut self, asked: &Asked<'_>, body: &[u8], plan: &MaskPlan)
     -> Result<Vec<Operation>, Refusal>;
+
+    /// The agent's own answer to what is no operation of the target's. Asked for once, behind the request; then nothing
+    /// is judged or forwarded.
+    fn own(&mut self) -> Option<Words> {
+        None
+    }
+
+    /// The body that is judged and forwarded in place of the one that came: without what was for the agent. Asked for
+    /// once, behind the request.
+    fn body(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The request waits for consent; `pending` is what the process would be told now, `usual` how long it would wait.
+    fn held(&mut self, _pending: &Refusal, usual: Duration) -> Held {
+        Held {
+            patience: usual,
+            aloud: None,
+        }
+    }
+
+    /// What tells that the process does not want to wait any longer.
+    fn stop(&self) -> Option<Arc<Notify>> {
+        None
+    }
 
     /// How the answer with this head is to be cut.
     fn response(&mut self, status: StatusCode, headers: &HeaderMap) -> Cut;

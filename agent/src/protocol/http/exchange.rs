@@ -11,17 +11,18 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Limits, Operation, OperationId, Outcome, OutcomeStatus, Refusal, RefusalKind};
-use crate::session::{Answer, Part, Permit, Session};
+use crate::session::{Answer, Part, Patience, Permit, Session};
 
 use super::answer::{Owed, Spellings, Withheld, answer, handshake, withhold};
 use super::call::Call;
-use super::dialect::{Asked, Dialect};
+use super::dialect::{self, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
 use super::inject;
 use super::refusal::{self, Tongue};
 use super::screen::{Head, Place, Wrong, host, screen};
 use super::serve::Legs;
 use super::target::{TargetError, TargetSide};
+use super::waiting::{Waiting, carried, stopped};
 use super::websocket::{Switch, accepted};
 
 /// Largest body of a request, in bytes: it is judged, and consented to, as a whole.
@@ -46,7 +47,27 @@ pub(super) struct Exchange {
 }
 
 /// A refusal, and a status where the usual one does not fit.
-struct No(Refusal, Option<StatusCode>);
+pub(super) struct No(pub(super) Refusal, pub(super) Option<StatusCode>);
+
+/// A request that was read, and not judged yet.
+pub(super) struct Asked {
+    call: Call,
+    meanings: Vec<Operation>,
+    spellings: Option<Spellings>,
+    /// Bytes of its body.
+    sent: u64,
+    is_head: bool,
+    websocket: bool,
+    process: OnUpgrade,
+    _room: Vec<OwnedSemaphorePermit>,
+}
+
+/// What came of reading a request.
+enum Read {
+    Asked(Box<Asked>),
+    /// It is for the agent itself.
+    Answered(Answer),
+}
 
 /// A request that may be sent, and what goes along.
 struct Permitted {
@@ -65,15 +86,16 @@ impl Permitted {
 
 impl Exchange {
     /// Answers one request. Dropping the future forwards nothing that was not forwarded yet.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Answer {
         let mut tongue = self.legs.tongue(request.headers());
-        match Box::pin(self.carry(request, &mut tongue)).await {
-            Ok(answer) => answer,
+        match Box::pin(self.read(request, &mut tongue)).await {
+            Ok(Read::Asked(asked)) => Box::pin(carried(self, *asked, tongue)).await,
+            Ok(Read::Answered(answer)) => answer,
             Err(No(refusal, status)) => refusal::answer(&refusal, status, &tongue),
         }
     }
 
-    async fn carry(&self, mut request: Request<Incoming>, tongue: &mut Tongue) -> Result<Answer, No> {
+    async fn read(&self, mut request: Request<Incoming>, tongue: &mut Tongue) -> Result<Read, No> {
         let process = hyper::upgrade::on(&mut request);
         let (parts, mut body) = request.into_parts();
         let two = parts.version == Version::HTTP_2;
@@ -97,7 +119,7 @@ impl Exchange {
                 "A WebSocket is not carried for this target: what its protocol means in it is not known.";
             return Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await);
         }
-        let (body, _room) = match self.collect(&mut body).await {
+        let (mut body, room) = match self.collect(&mut body).await {
             Ok(collected) => collected,
             Err(no) => {
                 drain(&mut body, two).await;
@@ -107,7 +129,16 @@ impl Exchange {
         let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
         let meanings = match tongue {
             Tongue::Plain | Tongue::Grpc => Vec::new(),
-            Tongue::Dialect(dialect) => self.meanings(dialect.as_mut(), &head, &body).await?,
+            Tongue::Dialect(dialect) => {
+                let meanings = self.meanings(dialect.as_mut(), &head, &body).await?;
+                if let Some(words) = dialect.own() {
+                    return Ok(Read::Answered(refusal::own(words)));
+                }
+                if let Some(other) = dialect.body() {
+                    body = other.into();
+                }
+                meanings
+            }
         };
         let obliged = match tongue {
             Tongue::Plain | Tongue::Grpc => None,
@@ -115,7 +146,41 @@ impl Exchange {
         };
         let (call, spellings) = self.call(head, body).await?;
         let call = call.obliging(obliged);
-        let permitted = self.judge(call, meanings).await?;
+        Ok(Read::Asked(Box::new(Asked {
+            call,
+            meanings,
+            spellings,
+            sent,
+            is_head,
+            websocket,
+            process,
+            _room: room,
+        })))
+    }
+
+    /// Judges and sends a request that was read.
+    pub(super) async fn judged_and_sent(&self, asked: Asked, waiting: &mut Waiting) -> Result<Answer, No> {
+        let Asked {
+            call,
+            meanings,
+            spellings,
+            sent,
+            is_head,
+            websocket,
+            process,
+            _room,
+        } = asked;
+        let stop = waiting.stop();
+        let mut patience = |pending: &Refusal, usual| waiting.held(pending, usual);
+        let judged = tokio::select! {
+            judged = self.judge(call, meanings, &mut patience) => Some(judged),
+            () = stopped(stop) => None,
+        };
+        let permitted = match judged {
+            Some(judged) => judged?,
+            None => return Err(No(self.session.refuse_cancelled().await, None)),
+        };
+        let tongue = &mut waiting.tongue;
         let id = permitted.permit.id();
         if let Err(error) = self.target.ready().await {
             permitted.withdraw("the target could not be reached");
@@ -199,28 +264,33 @@ impl Exchange {
     /// What a dialect reads in a request.
     async fn meanings(
         &self,
-        dialect: &mut dyn Dialect,
+        speaks: &mut dyn Dialect,
         head: &Head,
         body: &Bytes,
     ) -> Result<Vec<Operation>, No> {
         let host = host(&head.authority);
-        let asked = Asked {
+        let asked = dialect::Asked {
             method: &head.method,
             host: &host,
             path: &head.path,
             query: head.target.query(),
             headers: &head.headers,
         };
-        dialect.foresee(self.session.prospects());
-        dialect.asks(&self.session.scene().principal.key());
-        match dialect.request(&asked, body, &self.session.masks_nothing_revealed()) {
+        speaks.foresee(self.session.prospects());
+        speaks.asks(&self.session.scene().principal.key());
+        match speaks.request(&asked, body, &self.session.masks_nothing_revealed()) {
             Ok(operations) => Ok(operations),
             Err(refusal) => Err(No(self.session.refuse(None, refusal).await, None)),
         }
     }
 
     /// Every operation must be permitted, or none is.
-    async fn judge(&self, call: Call, mut meanings: Vec<Operation>) -> Result<Permitted, No> {
+    async fn judge(
+        &self,
+        call: Call,
+        mut meanings: Vec<Operation>,
+        patience: Patience<'_>,
+    ) -> Result<Permitted, No> {
         let call = match meanings.pop() {
             Some(last) => call.meaning(last),
             None => call,
@@ -228,7 +298,8 @@ impl Exchange {
         let mut along: Vec<Permit<Part>> = Vec::new();
         let mut refused = None;
         for meaning in meanings {
-            match self.session.authorize(Part(Arc::new(call.bound(meaning)))).await {
+            let part = Part(Arc::new(call.bound(meaning)));
+            match self.session.authorize_patiently(part, patience).await {
                 Ok(permit) => along.push(permit),
                 Err(refusal) => {
                     refused = Some(refusal);
@@ -238,7 +309,7 @@ impl Exchange {
         }
         let judged = match refused {
             Some(refusal) => Err(refusal),
-            None => self.session.authorize(call).await,
+            None => self.session.authorize_patiently(call, patience).await,
         };
         let permitted = match judged {
             Ok(permit) => Permitted { permit, along },

@@ -23,6 +23,7 @@ mod screen;
 mod serve;
 mod shown;
 mod target;
+mod waiting;
 mod websocket;
 
 pub use serve::{Legs, serve};

@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 
 use crate::model::{Group, PolicyId, Refusal, RefusalKind};
-use crate::session::{Answer, RefusalWords};
+use crate::session::{AgentSpeech, Answer, RefusalWords};
 
 use super::dialect::{Dialect, Words};
 
@@ -57,6 +57,15 @@ pub(super) fn answer(refusal: &Refusal, status: Option<StatusCode>, tongue: &Ton
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     }
     Answer::refuse(&Problem { status }, refusal, (status, headers))
+}
+
+/// What the agent answers for itself.
+pub(super) fn own(words: Words) -> Answer {
+    let mut headers = HeaderMap::new();
+    if !words.body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(words.content_type));
+    }
+    Answer::say(AgentSpeech::status(words.body), (words.status, headers))
 }
 
 const fn usual(kind: &RefusalKind) -> StatusCode {

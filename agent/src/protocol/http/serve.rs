@@ -256,7 +256,7 @@ async fn carry(exchange: Exchange, stream: Stream, two: bool) -> (Option<Session
     let shared = Arc::clone(&exchange);
     let service = service_fn(move |request| {
         let exchange = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(exchange.answer(request).await.into_response()) }
+        async move { Ok::<_, Infallible>(Box::pin(exchange.answer(request)).await.into_response()) }
     });
     let ended = if two {
         let beside = Beside::default();

@@ -1,12 +1,15 @@
 //! What a message asks for: an action, the facts that policies read, and words for people.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::json::{TooMuch, canonical, facts};
 use crate::mask::MaskPlan;
 use crate::model::{Action, Digest, Document, Facts, Fingerprint, McpFacts, Operation};
 
+use super::client::Abilities;
+use super::ladder::QUESTION;
 use super::message::Message;
+use super::state;
 
 /// Longest text of a call in records, in characters.
 const SHOWN: usize = 4096;
@@ -35,8 +38,44 @@ pub(super) struct Call {
     pub(super) input: Map<String, Value>,
     /// What the agent's answer must carry; absent for what is not answered.
     pub(super) id: Option<Value>,
+    /// Under this the client wants to hear of progress.
+    pub(super) progress: Option<Value>,
+    /// What the client can be asked: as it says with this request, or at `initialize`.
+    pub(super) abilities: Abilities,
+    /// What it answered to a question of the agent.
+    pub(super) retry: Option<Retry>,
     /// Whether the client speaks a revision without sessions (from 2026-07-28).
     pub(super) stateless: bool,
+}
+
+/// Another try of a request that the agent asked about (MCP 2026-07-28, `input_required`).
+#[derive(Debug)]
+pub(super) struct Retry {
+    /// The agent's own state.
+    pub(super) state: String,
+    /// The answer to the agent's question.
+    pub(super) answer: Value,
+    /// The request without both: what the server gets.
+    pub(super) body: Vec<u8>,
+}
+
+impl Retry {
+    /// Takes what is the agent's out of the parameters. States of the server stay.
+    fn taken_out(id: &Value, method: &str, params: &mut Map<String, Value>) -> Option<Self> {
+        let state = params.get("requestState")?.as_str()?.to_owned();
+        if !state::is_ours(&state) {
+            return None;
+        }
+        params.remove("requestState");
+        let mut answers = params.remove("inputResponses").unwrap_or_default();
+        let answer = answers.get_mut(QUESTION).map(Value::take).unwrap_or_default();
+        let body = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        Some(Self {
+            state,
+            answer,
+            body: body.to_string().into_bytes(),
+        })
+    }
 }
 
 impl Call {
@@ -44,11 +83,19 @@ impl Call {
         let (id, method, mut params) = match message {
             Message::Request { id, method, params } => (Some(id), method, params),
             Message::Notification { method, params } => (None, method, params),
-            Message::Answer { content } => {
+            Message::Answer { id: _, content } => {
                 (None, String::new(), Map::from_iter([("answer".into(), content)]))
             }
         };
+        let retry = id
+            .as_ref()
+            .and_then(|id| Retry::taken_out(id, &method, &mut params));
         let meta = params.get("_meta").and_then(Value::as_object);
+        let progress = meta.and_then(|meta| meta.get("progressToken")).cloned();
+        let abilities = match method.as_str() {
+            "initialize" => Abilities::of(params.get("capabilities")),
+            _ => Abilities::with_request(meta),
+        };
         let stateless = meta.is_some_and(|meta| meta.contains_key("io.modelcontextprotocol/protocolVersion"));
         let action = action(&method);
         let mut subject = String::new();
@@ -67,6 +114,9 @@ impl Call {
             subject,
             input,
             id,
+            progress,
+            abilities,
+            retry,
             stateless,
         })
     }

@@ -33,7 +33,7 @@ pub(super) enum Message {
         params: Map<String, Value>,
     },
     /// The client's answer to what the server asked (sampling, elicitation, roots).
-    Answer { content: Value },
+    Answer { id: Value, content: Value },
 }
 
 impl Message {
@@ -59,7 +59,7 @@ impl Message {
         let answer = members.remove("result").or_else(|| members.remove("error"));
         let Some(method) = members.remove("method") else {
             return match (id, answer) {
-                (Some(_), Some(content)) => Ok(Self::Answer { content }),
+                (Some(id), Some(content)) => Ok(Self::Answer { id, content }),
                 _ => Err(MessageError::Shape("it has neither a method nor an answer")),
             };
         };

@@ -6,13 +6,16 @@
 //! the parsed body; `clientInfo` and tool annotations are claims, and no input of any decision.
 
 mod call;
+mod client;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod headers;
+mod ladder;
 mod message;
 mod offers;
 mod refusal;
 mod server;
+mod state;
 #[cfg(test)]
 mod tests;
 

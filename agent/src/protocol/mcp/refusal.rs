@@ -14,6 +14,7 @@ use crate::protocol::told::{facts, told};
 use crate::model::Action;
 
 use super::call::Call;
+use super::ladder::QUESTION;
 
 /// Under this name the facts stand in `_meta` and `error.data`.
 const META: &str = "interdict.dev/refusal";
@@ -38,6 +39,30 @@ pub(super) fn words(call: &Call, refusal: &Refusal) -> Option<Words> {
         json!({"jsonrpc": "2.0", "id": id, "error": error})
     };
     Some(written(StatusCode::OK, &answer))
+}
+
+/// The answer to a call that waits for consent, where the client can be asked and tries again with the answer.
+pub(super) fn asks(id: &Value, refusal: &Refusal, params: &Value, state: &str) -> Words {
+    let result = json!({
+        "resultType": "input_required",
+        "inputRequests": {QUESTION: {"method": "elicitation/create", "params": params}},
+        "requestState": state,
+        "_meta": {META: facts(refusal)},
+    });
+    written(
+        StatusCode::OK,
+        &json!({"jsonrpc": "2.0", "id": id, "result": result}),
+    )
+}
+
+/// The agent takes an answer that was for itself.
+pub(super) const fn accepted() -> Words {
+    Words {
+        status: StatusCode::ACCEPTED,
+        content_type: "application/json",
+        body: Vec::new(),
+        fields: &[],
+    }
 }
 
 /// The answer to what is no message, or contradicts itself.

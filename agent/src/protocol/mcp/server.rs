@@ -1,22 +1,31 @@
 //! A target that speaks MCP, as the HTTP relay asks about it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode};
+use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::mask::MaskPlan;
 use crate::model::{
     Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Operation, Refusal, RefusalKind,
 };
 use crate::protocol::http::coded;
-use crate::protocol::http::dialect::{Asked, Cut, Dialect, Speaks, Words, masked_event, masked_json};
+use crate::protocol::http::dialect::{Asked, Cut, Dialect, Held, Speaks, Words, masked_event, masked_json};
 use crate::protocol::llm::event::Event;
 use crate::session::Prospects;
 
 use super::call::Call;
+use super::client::{Abilities, Clients, Question, is_no};
 use super::headers::agree;
+use super::ladder::{Asking, LONGEST, ROUND, ROUNDS, aloud, asking, elicitation};
 use super::message::{Message, MessageError};
 use super::offers::{Sifted, has_offers, sift};
 use super::refusal;
+use super::state::{self, StateError};
 
 /// JSON-RPC: what came is not JSON.
 const PARSE_ERROR: i64 = -32700;
@@ -27,13 +36,61 @@ const INVALID_PARAMS: i64 = -32602;
 /// MCP 2026-07-28: fields and body disagree.
 const HEADER_MISMATCH: i64 = -32020;
 
+/// Names a session (MCP up to 2025-11-25).
+const SESSION: &str = "mcp-session-id";
+
 /// A server that speaks MCP.
 #[derive(Debug, Default)]
-pub struct McpServer;
+pub struct McpServer {
+    shared: Arc<Shared>,
+}
+
+/// What all exchanges with a server share.
+#[derive(Debug)]
+struct Shared {
+    /// Signs what clients bring back; without it they are not asked.
+    key: Option<hmac::Key>,
+    /// Where people approve.
+    link: Option<String>,
+    clients: Clients,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            key: state::key(),
+            link: None,
+            clients: Clients::default(),
+        }
+    }
+}
+
+impl McpServer {
+    /// A server whose clients may be shown where people approve: a link with `{ticket}` in it.
+    #[must_use]
+    pub fn new(link: Option<String>) -> Self {
+        let shared = Shared {
+            link,
+            ..Shared::default()
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
 
 impl Speaks for McpServer {
     fn exchange(&self) -> Box<dyn Dialect> {
         Box::new(Exchange {
+            shared: Arc::clone(&self.shared),
+            abilities: Abilities::default(),
+            bound: None,
+            round: 0,
+            events: false,
+            stop: Arc::new(Notify::new()),
+            question: None,
+            own: None,
+            body: None,
             call: None,
             malformed: None,
             cut: Cut::Http,
@@ -47,7 +104,22 @@ impl Speaks for McpServer {
 
 #[derive(Debug)]
 struct Exchange {
+    shared: Arc<Shared>,
     call: Option<Call>,
+    /// What the client can be asked.
+    abilities: Abilities,
+    /// Who asks for what; `None` where nobody can be asked about it.
+    bound: Option<Digest>,
+    /// How often the client was asked about it.
+    round: u8,
+    /// Whether the client takes an answer in events.
+    events: bool,
+    /// Somebody does not want to wait.
+    stop: Arc<Notify>,
+    /// The question that is open.
+    question: Option<Question>,
+    own: Option<Words>,
+    body: Option<Vec<u8>>,
     /// How the answer is cut.
     cut: Cut,
     /// Contents of the answer that no detector reads.
@@ -142,7 +214,10 @@ impl Dialect for Exchange {
             self.sifts = true;
             return Ok(vec![bare(Action::McpListen, "listen", &place)]);
         }
-        if asked.method == Method::DELETE && asked.headers.contains_key("mcp-session-id") {
+        if asked.method == Method::DELETE
+            && let Some(session) = text(asked.headers, SESSION)
+        {
+            self.shared.clients.forget(session);
             return Ok(vec![bare(Action::McpSession, "end the session", &place)]);
         }
         if asked.method != Method::POST || is_form(asked.headers) {
@@ -159,18 +234,79 @@ impl Dialect for Exchange {
             };
             self.wrong(code, &error)
         })?;
+        if let Message::Answer { id, content } = &message
+            && self.shared.clients.answered(id, content)
+        {
+            self.own = Some(refusal::accepted());
+            return Ok(Vec::new());
+        }
         let call = Call::of(message).map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
         let operation = call.operation(&place, plan);
         let agreed = agree(asked.headers, &call);
         self.sifts = has_offers(&call.method);
         self.call = Some(call);
         agreed.map_err(|error| self.wrong(HEADER_MISMATCH, &error))?;
-        Ok(vec![
-            operation.map_err(|error| self.wrong(INVALID_PARAMS, &error))?,
-        ])
+        let operation = operation.map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
+        self.events = accepts_events(asked.headers);
+        self.meet(asked.headers, &operation)?;
+        Ok(vec![operation])
+    }
+
+    fn own(&mut self) -> Option<Words> {
+        self.own.take()
+    }
+
+    fn body(&mut self) -> Option<Vec<u8>> {
+        self.body.take()
+    }
+
+    fn held(&mut self, pending: &Refusal, usual: Duration) -> Held {
+        let silent = |patience| Held {
+            patience,
+            aloud: None,
+        };
+        let Some((call, id)) = self.call.as_ref().and_then(|call| Some((call, call.id.clone()?))) else {
+            return silent(usual);
+        };
+        let progress = call.progress.clone();
+        let asking = self.asking(pending);
+        let patience = match &asking {
+            // It is asked first, and waits with its next try.
+            Some(_) if call.stateless && self.round == 0 => return silent(Duration::ZERO),
+            Some(_) if call.stateless => usual.min(ROUND),
+            Some(_) | None if progress.is_some() => usual,
+            Some(_) | None => usual.min(LONGEST),
+        };
+        if !self.events {
+            return silent(patience);
+        }
+        let question = asking.filter(|_| !call.stateless).and_then(|asking| {
+            let question = self.shared.clients.ask(&self.stop)?;
+            let params = elicitation(&asking, pending, Some(&question.0));
+            let asked = json!({
+                "jsonrpc": "2.0", "id": question.0, "method": "elicitation/create", "params": params,
+            });
+            self.question = Some(question);
+            Some(asked)
+        });
+        let aloud = aloud(pending, progress, question, &id);
+        Held {
+            patience,
+            aloud: Some(aloud),
+        }
+    }
+
+    fn stop(&self) -> Option<Arc<Notify>> {
+        Some(Arc::clone(&self.stop))
     }
 
     fn response(&mut self, _status: StatusCode, headers: &HeaderMap) -> Cut {
+        let call = self.call.as_ref();
+        if let Some(call) = call.filter(|call| call.method == "initialize")
+            && let Some(session) = text(headers, SESSION)
+        {
+            self.shared.clients.remember(session, call.abilities);
+        }
         let kind = media_type(headers);
         self.cut = match kind.as_str() {
             "text/event-stream" => Cut::Events,
@@ -201,7 +337,9 @@ impl Dialect for Exchange {
                 let id = call.as_ref().and_then(|call| call.id.as_ref());
                 Some(refusal::malformed(id, code, refusal))
             }
-            (None, Some(call)) => refusal::words(call, refusal),
+            (None, Some(call)) => self
+                .question(call, refusal)
+                .or_else(|| refusal::words(call, refusal)),
             (None, None) => None,
         }
     }
@@ -219,6 +357,82 @@ impl Dialect for Exchange {
         }
         notes.join("; ")
     }
+}
+
+impl Exchange {
+    /// What the client can be asked, and what it answered already.
+    fn meet(&mut self, headers: &HeaderMap, operation: &Operation) -> Result<(), Refusal> {
+        let Some(call) = &self.call else { return Ok(()) };
+        self.abilities = if call.stateless {
+            call.abilities
+        } else {
+            self.shared.clients.of(text(headers, SESSION))
+        };
+        let can_be_asked = matches!(
+            call.action,
+            Action::McpToolCall | Action::McpPromptGet | Action::McpResourceRead
+        );
+        // A question of the server was answered: its state and ours do not fit into one.
+        let between = call.input.contains_key("requestState")
+            || call
+                .input
+                .get("")
+                .is_some_and(|beside| beside.get("requestState").is_some());
+        let whose = self.prospects.as_ref().and_then(Prospects::whose);
+        self.bound = whose.filter(|_| can_be_asked && !between).map(|whose| {
+            let fingerprint = operation.fingerprint.0;
+            Digest::of_fields(&[b"mcp request", whose.as_bytes(), fingerprint.as_bytes()])
+        });
+        let Some(retry) = &call.retry else { return Ok(()) };
+        let opened = match (&self.shared.key, &self.bound) {
+            (Some(key), Some(bound)) => state::open(key, &retry.state, bound, crate::clock::now()),
+            (None, _) | (_, None) => Err(StateError::Foreign),
+        };
+        let (no, body) = (is_no(&retry.answer), retry.body.clone());
+        self.round = opened.map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
+        if no {
+            // Not asked again: the answer is a text.
+            self.bound = None;
+            return Err(Refusal::new(
+                RefusalKind::Cancelled,
+                "Whoever was asked does not want to wait for approval.",
+                "The request stays open: once it is approved, the identical call goes through.",
+            ));
+        }
+        self.body = Some(body);
+        Ok(())
+    }
+
+    /// How the client is asked about a call that waits.
+    fn asking(&self, refusal: &Refusal) -> Option<Asking> {
+        let RefusalKind::PendingApproval { ticket, .. } = &refusal.kind else {
+            return None;
+        };
+        let asks = self.bound.is_some() && self.shared.key.is_some() && self.round < ROUNDS;
+        asks.then(|| asking(self.abilities, self.shared.link.as_deref(), ticket))?
+    }
+
+    /// The question in place of a refusal, for a client that tries again with the answer.
+    fn question(&self, call: &Call, refusal: &Refusal) -> Option<Words> {
+        let asking = self.asking(refusal).filter(|_| call.stateless)?;
+        let (key, bound) = (self.shared.key.as_ref()?, self.bound.as_ref()?);
+        let round = self.round.saturating_add(1);
+        let state = state::seal(key, round, bound, crate::clock::now());
+        let params = elicitation(&asking, refusal, None);
+        Some(refusal::asks(call.id.as_ref()?, refusal, &params, &state))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(question) = &self.question {
+            self.shared.clients.withdraw(question);
+        }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// An operation without a message.

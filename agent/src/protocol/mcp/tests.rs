@@ -43,7 +43,7 @@ fn ask(
         query: None,
         headers: &headers,
     };
-    let mut exchange = McpServer.exchange();
+    let mut exchange = McpServer::default().exchange();
     let result = exchange.request(&asked, body, &plan());
     (exchange, result)
 }
@@ -308,6 +308,30 @@ fn other_requests_get_an_error_and_notifications_no_message() {
     let (exchange, result) = ask(&Method::POST, &[], told.to_string().as_bytes());
     result.expect("understood");
     assert_eq!(exchange.refusal(&refusal), None);
+}
+
+#[test]
+fn what_is_said_to_the_agent_goes_no_further() {
+    let answer = json!({"jsonrpc": "2.0", "id": "interdict-00", "result": {"action": "decline"}});
+    let (mut exchange, result) = ask(&Method::POST, &[], answer.to_string().as_bytes());
+    assert_eq!(result, Ok(Vec::new()));
+    assert_eq!(
+        exchange.own().map(|words| words.status),
+        Some(StatusCode::ACCEPTED)
+    );
+    let mut retry = call(&json!({"a": 1}));
+    retry["params"]["requestState"] = json!("interdict.1.4102444800.AAAA");
+    retry["params"]["inputResponses"] = json!({"interdict-approval": {"action": "accept"}});
+    let (exchange, result) = ask(&Method::POST, &[], retry.to_string().as_bytes());
+    let refusal = result.expect_err("made up");
+    let words = exchange.refusal(&refusal).expect("words");
+    assert_eq!(json(&words)["error"]["code"], -32602);
+    // A state of the server is the server's, and part of what is asked for.
+    let mut theirs = retry.clone();
+    theirs["params"]["requestState"] = json!("eyJ");
+    let (mut exchange, result) = ask(&Method::POST, &[], theirs.to_string().as_bytes());
+    assert!(facts(&only(result)).input.names.contains("requeststate"));
+    assert_eq!((exchange.own(), exchange.body()), (None, None));
 }
 
 proptest! {

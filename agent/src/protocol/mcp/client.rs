@@ -1,0 +1,164 @@
+//! What a client can do while a call waits: what it said of itself, at `initialize` or with each request.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+
+/// Sessions that are remembered; beyond it the memory starts anew, and clients are asked nothing.
+const MAX_SESSIONS: usize = 4096;
+/// How ids of the agent's own requests to a client begin.
+const OWN: &str = "interdict-";
+
+/// What a client can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Abilities {
+    /// To fill in a form.
+    pub(super) form: bool,
+    /// To open a link.
+    pub(super) url: bool,
+}
+
+impl Abilities {
+    /// From `capabilities`. An empty `elicitation` means forms (MCP 2025-11-25, "Elicitation").
+    pub(super) fn of(capabilities: Option<&Value>) -> Self {
+        let Some(Value::Object(elicitation)) = capabilities.and_then(|c| c.get("elicitation")) else {
+            return Self::default();
+        };
+        let url = elicitation.contains_key("url");
+        Self {
+            form: elicitation.contains_key("form") || !url,
+            url,
+        }
+    }
+
+    /// What a request without a session says.
+    pub(super) fn with_request(meta: Option<&Map<String, Value>>) -> Self {
+        Self::of(meta.and_then(|meta| meta.get("io.modelcontextprotocol/clientCapabilities")))
+    }
+}
+
+/// What is remembered of the clients of one server.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    sessions: Mutex<HashMap<String, Abilities>>,
+    asked: Mutex<HashMap<String, Arc<Notify>>>,
+}
+
+impl Clients {
+    pub(super) fn remember(&self, session: &str, abilities: Abilities) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= MAX_SESSIONS {
+            sessions.clear();
+        }
+        sessions.insert(session.to_owned(), abilities);
+    }
+
+    pub(super) fn forget(&self, session: &str) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.remove(session);
+    }
+
+    pub(super) fn of(&self, session: Option<&str>) -> Abilities {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        session
+            .and_then(|session| sessions.get(session).copied())
+            .unwrap_or_default()
+    }
+
+    /// An id that nobody can guess, for a question whose answer `stop` hears if it is no.
+    pub(super) fn ask(&self, stop: &Arc<Notify>) -> Option<Question> {
+        let mut bits = [0; 16];
+        aws_lc_rs::rand::fill(&mut bits).ok()?;
+        let id = format!("{OWN}{}", data_encoding::HEXLOWER.encode(&bits));
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert(id.clone(), Arc::clone(stop));
+        Some(Question(id))
+    }
+
+    /// Whether an answer is to a question of the agent. A no ends the wait.
+    pub(super) fn answered(&self, id: &Value, content: &Value) -> bool {
+        let Some(id) = id.as_str().filter(|id| id.starts_with(OWN)) else {
+            return false;
+        };
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = asked.get(id).filter(|_| is_no(content)) {
+            stop.notify_one();
+        }
+        true
+    }
+
+    pub(super) fn withdraw(&self, question: &Question) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&question.0);
+    }
+}
+
+/// A question to a client, by its id.
+#[derive(Debug)]
+pub(super) struct Question(pub(super) String);
+
+/// Whether somebody who was asked does not want to wait. An error (a client that cannot ask after all) is no answer.
+pub(super) fn is_no(answer: &Value) -> bool {
+    match answer.get("action").and_then(Value::as_str) {
+        Some("accept") => answer
+            .pointer("/content/choice")
+            .is_some_and(|choice| choice == "cancel"),
+        Some(_) => true,
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_client_can_be_asked() {
+        for (capabilities, form, url) in [
+            (json!({}), false, false),
+            (json!({"elicitation": {}}), true, false),
+            (json!({"elicitation": {"form": {}}}), true, false),
+            (json!({"elicitation": {"url": {}}}), false, true),
+            (json!({"elicitation": {"url": {}, "form": {}}}), true, true),
+            (json!({"elicitation": true}), false, false),
+        ] {
+            assert_eq!(
+                Abilities::of(Some(&capabilities)),
+                Abilities { form, url },
+                "{capabilities}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_no_to_a_question_of_the_agent_ends_the_wait() {
+        let (clients, stop) = (Clients::default(), Arc::new(Notify::new()));
+        let question = clients.ask(&stop).expect("id");
+        assert!(
+            !clients.answered(&json!("7"), &json!({"action": "decline"})),
+            "the server's"
+        );
+        assert!(!clients.answered(&json!(7), &json!({"action": "decline"})));
+        assert!(
+            clients.answered(&json!("interdict-7"), &json!({"action": "decline"})),
+            "an old one"
+        );
+        let id = json!(question.0);
+        for (answer, no) in [
+            (json!({"action": "accept", "content": {"choice": "wait"}}), false),
+            (json!({"code": -32601, "message": "no such method"}), false),
+            (json!({"action": "accept", "content": {"choice": "cancel"}}), true),
+            (json!({"action": "decline"}), true),
+            (json!({"action": "cancel"}), true),
+        ] {
+            assert_eq!(is_no(&answer), no, "{answer}");
+            assert!(clients.answered(&id, &answer));
+        }
+        clients.withdraw(&question);
+        assert!(clients.answered(&id, &json!({"action": "decline"})));
+    }
+}
