@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS interdict.records
     host LowCardinality(String),
     boot String,
     run String,
+    workload LowCardinality(String),
     connection String,
     session String,
     operation String,

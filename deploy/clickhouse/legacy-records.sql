@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS interdict.records
     host String,
     boot String,
     run String,
+    workload String,
     connection String,
     session String,
     operation String,

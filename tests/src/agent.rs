@@ -122,6 +122,12 @@ password_file = "password"
         Ok(path)
     }
 
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("interdict.toml")
+    }
+
     /// The agent's state directory.
     #[must_use]
     pub fn state(&self) -> PathBuf {

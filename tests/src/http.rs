@@ -346,6 +346,7 @@ async fn accept(
             stream,
             peer: PeerAddr(peer),
             original: OriginalDst(original),
+            upstream: OriginalDst(original).into(),
             process: Arc::new(process()),
         };
         let (rooms, target, legs) = (Arc::clone(&rooms), Arc::clone(&target), Arc::clone(&legs));

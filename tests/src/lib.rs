@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod container;
 pub mod escape;
 pub mod http;
 pub mod oidc;
@@ -9,6 +10,7 @@ pub mod oracle;
 pub mod postgres;
 pub mod psql;
 pub mod relay;
+pub mod service;
 pub mod system_copy;
 pub mod tools;
 pub mod wire;

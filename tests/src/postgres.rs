@@ -122,6 +122,23 @@ impl Postgres {
         self.control("reload")
     }
 
+    /// Waits until a statement with `text` in it runs.
+    ///
+    /// # Errors
+    /// Where none does within ten seconds.
+    pub fn wait_for_statement(&self, text: &str) -> Result<()> {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%{text}%'"
+        );
+        for _ in 0..200 {
+            if self.direct("postgres", &sql)?.trim() != "0" {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        anyhow::bail!("no statement with {text:?} runs")
+    }
+
     /// Everything that reached it, from its own log.
     ///
     /// # Errors

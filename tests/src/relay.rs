@@ -221,6 +221,7 @@ async fn accept(
             stream,
             peer: PeerAddr(peer),
             original: OriginalDst(original),
+            upstream: OriginalDst(original).into(),
             process: Arc::new(process()),
         };
         sessions.spawn(

@@ -19,6 +19,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pgbouncer", "the benchmark's yardstick"),
     ("iproute2", "the network namespaces of the escape suite"),
     ("qemu-system-x86", "the guest with a kernel that has BPF LSM"),
+    ("runc", "containers of the tests"),
+    ("busybox-static", "what runs in them"),
     ("nginx", "the HTTP target of the tests"),
     ("curl", "an HTTP client of the tests"),
     ("wget", "an HTTP client of the tests"),

@@ -1,6 +1,9 @@
 //! The figures of a running agent. Their names are listed in `deploy/metrics.md`, which a test holds against them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use crate::audit::{AuditLog, Counted, lag};
 use crate::control::metrics::{Family, Sample};
@@ -13,7 +16,25 @@ pub(super) struct Meters {
     pub(super) audit: AuditLog,
     /// The log's directory, where it is streamed to ClickHouse.
     pub(super) streamed: Option<PathBuf>,
-    pub(super) kernel: Option<CounterReader>,
+    pub(super) kernel: Readers,
+}
+
+/// The kernel's counters of each workload, by its name; of the one run under no name.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Readers(Arc<ArcSwap<Vec<(String, CounterReader)>>>);
+
+impl Readers {
+    /// Those of a run.
+    pub(super) fn one(reader: CounterReader) -> Self {
+        let readers = Self::default();
+        readers.replace(vec![(String::new(), reader)]);
+        readers
+    }
+
+    /// In the place of those before.
+    pub(super) fn replace(&self, readers: Vec<(String, CounterReader)>) {
+        self.0.store(Arc::new(readers));
+    }
 }
 
 const COUNTED: [(Counted, &str, &str, &str); 8] = [
@@ -161,30 +182,43 @@ impl Meters {
     }
 
     fn kernel(&self) -> Vec<Family> {
-        match self.kernel.as_ref().map(CounterReader::read) {
-            Some(Ok(counters)) => self.counted_there(counters),
-            Some(Err(_)) | None => Vec::new(),
+        let readers = self.kernel.0.load();
+        let read = |(name, reader): &(String, CounterReader)| Some((name.clone(), reader.read().ok()?));
+        let counted: Vec<_> = readers.iter().filter_map(read).collect();
+        if counted.is_empty() {
+            return Vec::new();
         }
+        self.counted_there(&counted)
     }
 
-    fn counted_there(&self, counters: Counters) -> Vec<Family> {
-        let number =
-            |name: &str, help: &str, value: u64| self.one(name, "counter", help, &[], value.to_string());
+    fn counted_there(&self, counted: &[(String, Counters)]) -> Vec<Family> {
+        let number = |name: &str, help: &str, value: fn(&Counters) -> u64| {
+            let sample = |(workload, counters): &(String, Counters)| {
+                let label = ("workload", workload.as_str());
+                let labels = if workload.is_empty() {
+                    &[][..]
+                } else {
+                    &[label][..]
+                };
+                self.sample(labels, value(counters).to_string())
+            };
+            family(name, "counter", help, counted.iter().map(sample).collect())
+        };
         vec![
             number(
                 "interdict_kernel_redirected_total",
                 "Connections that were redirected.",
-                counters.redirected,
+                |counters| counters.redirected,
             ),
             number(
                 "interdict_kernel_flows_full_total",
                 "Connections that were refused because too many waited to be accepted.",
-                counters.flows_full,
+                |counters| counters.flows_full,
             ),
             number(
                 "interdict_kernel_denials_lost_total",
                 "Denials that could not be reported, because they came faster than they were read.",
-                counters.denials_lost,
+                |counters| counters.denials_lost,
             ),
         ]
     }
@@ -226,10 +260,10 @@ mod tests {
             run: "run".into(),
             audit: AuditLog::in_memory(),
             streamed: Some(dir.path().to_owned()),
-            kernel: None,
+            kernel: Readers::default(),
         };
         let documented = include_str!("../../../deploy/metrics.md");
-        let kernel = meters.counted_there(Counters::default());
+        let kernel = meters.counted_there(&[("mcp".into(), Counters::default())]);
         for family in meters.read().into_iter().chain(kernel) {
             let line = format!("`{}`", family.name);
             assert!(

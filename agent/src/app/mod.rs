@@ -14,6 +14,7 @@ mod rooms;
 mod rules;
 pub mod run;
 mod serve;
+pub mod service;
 pub mod uninstall;
 #[cfg(test)]
 mod uninstall_tests;

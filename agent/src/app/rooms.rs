@@ -57,12 +57,79 @@ pub(super) struct Built {
     pub(super) bundle: PathBuf,
 }
 
+/// What all workloads of an agent share.
+pub(super) struct Shared {
+    pub(super) audit: AuditLog,
+    pub(super) masks: Arc<MaskEngine>,
+    pub(super) policies: Arc<Policies>,
+    pub(super) issuers: Issuers,
+    pub(super) broker: Broker,
+    pub(super) authority: Arc<Authority>,
+    pub(super) bundle: PathBuf,
+}
+
+impl Shared {
+    /// The rooms of one workload, or of the one run.
+    pub(super) fn rooms(&self, run: RunId, config: &Config, audit: AuditLog, binding: Arc<Binding>) -> Rooms {
+        Rooms {
+            run,
+            binding,
+            policies: Arc::clone(&self.policies),
+            broker: self.broker.clone(),
+            audit,
+            masks: Arc::clone(&self.masks),
+            mode: config.mode,
+            limits: config.limits,
+            hold: config.approval.hold,
+        }
+    }
+}
+
 /// Builds the rooms.
 pub(super) async fn build(
     config: &Config,
     token: Option<&TokenSource>,
     workload: &str,
 ) -> Result<Built, BuildError> {
+    let shared = shared(config)?;
+    let binding = match token {
+        Some(source) => Binding::from_token(source, &shared.issuers, crate::clock::now()).await?,
+        None => Binding::fixed(workload_principal(workload)),
+    };
+    let rooms = shared.rooms(RunId::new(), config, shared.audit.clone(), Arc::new(binding));
+    let Shared {
+        issuers,
+        authority,
+        bundle,
+        ..
+    } = shared;
+    Ok(Built {
+        rooms: Arc::new(rooms),
+        issuers,
+        authority,
+        bundle,
+    })
+}
+
+/// Detectors and strategies, as configured.
+pub(super) fn masks(config: &Config) -> Result<MaskEngine, BuildError> {
+    let columns = config.targets.iter().flat_map(|t| t.columns.iter().cloned());
+    let classes = Classes::load(&config.masking, columns)?;
+    let key = MaskKey::load_or_create(&config.state_dir.join("mask.key"))?;
+    Ok(MaskEngine::new(classes, key))
+}
+
+/// The policies, as configured.
+pub(super) fn engine(config: &Config, masks: &MaskEngine) -> Result<Engine, BuildError> {
+    let sources = match &config.policies {
+        Some(dir) => from_directory(dir)?,
+        None => shipped(),
+    };
+    Ok(Engine::load(&sources, masks.classes())?)
+}
+
+/// Builds what does not depend on who acts.
+pub(super) fn shared(config: &Config) -> Result<Shared, BuildError> {
     let state = |path: &Path| {
         let path = path.to_owned();
         move |source| BuildError::State { path, source }
@@ -70,20 +137,9 @@ pub(super) async fn build(
     fs::create_dir_all(&config.state_dir).map_err(state(&config.state_dir))?;
     let host = host_name();
     let audit = AuditLog::open(&config.audit, &host, BootId::new())?;
-    let columns = config.targets.iter().flat_map(|t| t.columns.iter().cloned());
-    let classes = Classes::load(&config.masking, columns)?;
-    let key = MaskKey::load_or_create(&config.state_dir.join("mask.key"))?;
-    let masks = Arc::new(MaskEngine::new(classes, key));
-    let sources = match &config.policies {
-        Some(dir) => from_directory(dir)?,
-        None => shipped(),
-    };
-    let policies = Arc::new(Policies::new(Engine::load(&sources, masks.classes())?));
+    let masks = Arc::new(masks(config)?);
+    let policies = Arc::new(Policies::new(engine(config, &masks)?));
     let issuers = Issuers::new(&config.issuers);
-    let binding = match token {
-        Some(source) => Binding::from_token(source, &issuers, crate::clock::now()).await?,
-        None => Binding::fixed(workload_principal(workload)),
-    };
     let broker = Broker::open_store(
         &config.state_dir.join("approvals.db"),
         audit.clone(),
@@ -92,26 +148,18 @@ pub(super) async fn build(
     let ca_dir = config.state_dir.join("ca");
     let authority = Arc::new(Authority::load_or_create(&ca_dir, &host)?);
     let bundle = super::environment::write_bundle(&ca_dir, authority.pem()).map_err(state(&ca_dir))?;
-    let rooms = Arc::new(Rooms {
-        run: RunId::new(),
-        binding: Arc::new(binding),
-        policies,
-        broker,
+    Ok(Shared {
         audit,
         masks,
-        mode: config.mode,
-        limits: config.limits,
-        hold: config.approval.hold,
-    });
-    Ok(Built {
-        rooms,
+        policies,
         issuers,
+        broker,
         authority,
         bundle,
     })
 }
 
-fn workload_principal(name: &str) -> Principal {
+pub(super) fn workload_principal(name: &str) -> Principal {
     Principal {
         kind: PrincipalKind::Workload,
         issuer: None,

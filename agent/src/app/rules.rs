@@ -16,7 +16,7 @@ pub(super) fn load(
     targets: &Targets,
 ) -> Result<(), GuardError> {
     if networks.is_empty() {
-        return Ok(());
+        return table.replace(&[], &[]);
     }
     table.replace(networks, &targets.addresses())
 }

@@ -24,7 +24,7 @@ use crate::task::{Task, spawn};
 use super::descriptors;
 use super::environment;
 use super::health::{self, Readiness};
-use super::metrics::Meters;
+use super::metrics::{Meters, Readers};
 use super::reload::Reloading;
 use super::rooms::{BuildError, build, resolvers};
 use super::rules;
@@ -289,7 +289,7 @@ async fn control(
             .clickhouse
             .as_ref()
             .map(|_sink| config.audit.dir.clone()),
-        kernel: Some(guard.counter_reader()),
+        kernel: Readers::one(guard.counter_reader()),
     };
     let status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -454,7 +454,7 @@ impl Signals {
     }
 }
 
-async fn record_identity(mut told: mpsc::Receiver<IdentityChange>, audit: AuditLog, run: RunId) {
+pub(super) async fn record_identity(mut told: mpsc::Receiver<IdentityChange>, audit: AuditLog, run: RunId) {
     while let Some(change) = told.recv().await {
         let event = match change {
             IdentityChange::Bound(principal) => Event::IdentityBound { run, principal },

@@ -115,14 +115,14 @@ impl Serving {
     }
 
     /// The next connection, once there is room for it.
-    async fn accept(&self, acceptor: &Acceptor) -> (Accepted, Option<OwnedSemaphorePermit>) {
+    pub(super) async fn accept(&self, acceptor: &Acceptor) -> (Accepted, Option<OwnedSemaphorePermit>) {
         // Never closed: `None` cannot come.
         let room = Arc::clone(&self.room).acquire_owned().await.ok();
         (acceptor.next().await, room)
     }
 
     /// Somebody on this host connected to the agent itself.
-    async fn record_strangers(&self, count: u64) {
+    pub(super) async fn record_strangers(&self, count: u64) {
         let event = Event::ConnectionRefused {
             run: self.rooms.run,
             process: None,
@@ -134,7 +134,7 @@ impl Serving {
         }
     }
 
-    async fn session(&self, connection: Connection) {
+    pub(super) async fn session(&self, connection: Connection) {
         let target = self.targets.find(connection.original);
         let rooms = Arc::clone(&self.rooms);
         match target.target.protocol {
@@ -159,14 +159,14 @@ impl Serving {
 
 /// Counts strangers: anybody on this host can connect, and nobody shall fill the disk by it.
 #[derive(Debug, Default)]
-struct Strangers {
+pub(super) struct Strangers {
     recorded: Option<Instant>,
     since: u64,
 }
 
 impl Strangers {
     /// How many there were since the last record, when it is time for another.
-    fn next(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.recorded.is_some_and(|last| now < last + STRANGER_PAUSE) {
             return None;

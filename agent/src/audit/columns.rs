@@ -68,6 +68,7 @@ pub(super) const COLUMNS: &[Column] = &[
     column("host", Word),
     indexed("boot", Text),
     indexed("run", Text),
+    indexed("workload", Word),
     column("connection", Text),
     indexed("session", Text),
     indexed("operation", Text),

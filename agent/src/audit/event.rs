@@ -174,6 +174,26 @@ pub enum Event {
         /// Its status as shells show it (128 + signal).
         status: i32,
     },
+    /// A cgroup of a workload is governed from now on.
+    WorkloadGoverned {
+        /// The workload's.
+        run: RunId,
+        /// Its path below the cgroup2 mount.
+        cgroup: String,
+        /// Processes that were in it already.
+        processes: usize,
+        /// Their connections that were older than the guard and were closed.
+        closed: usize,
+    },
+    /// A cgroup of a workload is governed no longer.
+    WorkloadReleased {
+        /// The workload's.
+        run: RunId,
+        /// Its path below the cgroup2 mount.
+        cgroup: String,
+        /// Why.
+        reason: String,
+    },
     /// An identity was bound to a run.
     IdentityBound {
         /// The run.

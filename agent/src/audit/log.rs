@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::config::AuditConfig;
-use crate::model::BootId;
+use crate::model::{BootId, WorkloadName};
 
 use super::event::Event;
 use super::queue::{Place, Producer, queue};
@@ -112,6 +112,28 @@ impl AuditLog {
                 tally,
             },
         })
+    }
+
+    /// The same log; what is recorded through this handle names `workload`.
+    ///
+    /// # Errors
+    /// Where the name cannot be stored.
+    pub fn about(&self, workload: &WorkloadName) -> Result<Self, AuditError> {
+        let sink = match &self.sink {
+            Sink::Memory(events) => Sink::Memory(Arc::clone(events)),
+            Sink::Disk {
+                queue,
+                origin,
+                space,
+                tally,
+            } => Sink::Disk {
+                queue: Arc::clone(queue),
+                origin: Arc::new(origin.about(workload.as_str())?),
+                space: Arc::clone(space),
+                tally: Arc::clone(tally),
+            },
+        };
+        Ok(Self { sink })
     }
 
     /// Appends `event` and waits until it is durable. Everything that waits shares one `fdatasync`.

@@ -40,6 +40,9 @@ pub struct Record {
     pub boot: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub run: String,
+    /// The workload of a serving agent.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub workload: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub connection: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -158,16 +161,34 @@ const fn never(time: &i64) -> bool {
 
 /// The agent and its boot, in their stored form.
 #[derive(Debug)]
-pub(super) struct Origin(Vec<u8>);
+pub(super) struct Origin {
+    host: String,
+    boot: BootId,
+    stored: Vec<u8>,
+}
 
 impl Origin {
     pub(super) fn new(host: &str, boot: BootId) -> Result<Self, AuditError> {
+        Self::of(host, boot, "")
+    }
+
+    /// The same agent, speaking of one of its workloads.
+    pub(super) fn about(&self, workload: &str) -> Result<Self, AuditError> {
+        Self::of(&self.host, self.boot, workload)
+    }
+
+    fn of(host: &str, boot: BootId, workload: &str) -> Result<Self, AuditError> {
         let record = Record {
             host: host.to_owned(),
             boot: boot.to_string(),
+            workload: workload.to_owned(),
             ..Record::default()
         };
-        record.fields().map(Self)
+        Ok(Self {
+            host: host.to_owned(),
+            boot,
+            stored: record.fields()?,
+        })
     }
 }
 
@@ -188,7 +209,7 @@ pub(super) fn encode(event: &Event, origin: &Origin) -> Result<Vec<u8>, AuditErr
     };
     let mut json = Vec::with_capacity(512 + scene.len() + record.text.len() * 2);
     serde_json::to_writer(&mut json, &record).map_err(unstorable)?;
-    for part in [origin.0.as_slice(), scene] {
+    for part in [origin.stored.as_slice(), scene] {
         if !part.is_empty() {
             json.pop();
             json.push(b',');
@@ -226,6 +247,8 @@ fn scene_of(event: &Event) -> Option<&Scene> {
         | Event::ReloadRefused { .. }
         | Event::RunStarted { .. }
         | Event::RunEnded { .. }
+        | Event::WorkloadGoverned { .. }
+        | Event::WorkloadReleased { .. }
         | Event::IdentityBound { .. }
         | Event::IdentityEnded { .. }
         | Event::ConnectionRefused { .. }
@@ -287,6 +310,24 @@ impl Record {
                 self.kind = "run.ended".into();
                 self.run = run.to_string();
                 self.detail = format!("exit status {status}");
+            }
+            Event::WorkloadGoverned {
+                run,
+                cgroup,
+                processes,
+                closed,
+            } => {
+                self.kind = "workload.governed".into();
+                self.run = run.to_string();
+                self.text.clone_from(cgroup);
+                self.detail =
+                    format!("{processes} processes were there; {closed} older connections were closed");
+            }
+            Event::WorkloadReleased { run, cgroup, reason } => {
+                self.kind = "workload.released".into();
+                self.run = run.to_string();
+                self.text.clone_from(cgroup);
+                self.reason.clone_from(reason);
             }
             Event::IdentityBound { run, principal } => {
                 self.kind = "identity.bound".into();

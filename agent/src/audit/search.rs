@@ -33,6 +33,8 @@ pub struct SessionLine {
     pub ended: bool,
     /// Who.
     pub principal: String,
+    /// The workload of a serving agent; empty for a run.
+    pub workload: String,
     /// From which process: its name.
     pub comm: String,
     /// And its number.
@@ -49,7 +51,7 @@ pub struct SessionLine {
     pub held: u64,
 }
 
-const SESSIONS: &str = "SELECT session, min(ts_ns) AS started_ns, sum(kind = 'session.closed') > 0 AS ended, principal, comm, pid, target, original,
+const SESSIONS: &str = "SELECT session, min(ts_ns) AS started_ns, sum(kind = 'session.closed') > 0 AS ended, principal, workload, comm, pid, target, original,
         sum(kind = 'operation' AND verdict <> 'held') AS operations,
         sum(kind = 'operation' AND verdict = 'refused') AS refused,
         sum(kind = 'operation' AND verdict = 'held') AS held
@@ -127,6 +129,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<SessionLine> {
         started_ns: row.get("started_ns")?,
         ended: row.get("ended")?,
         principal: row.get("principal")?,
+        workload: row.get("workload")?,
         comm: row.get("comm")?,
         pid: count("pid")?,
         target: row.get("target")?,

@@ -153,6 +153,7 @@ mod tests {
             host: text(),
             boot: text(),
             run: text(),
+            workload: text(),
             connection: text(),
             session: text(),
             operation: text(),

@@ -91,6 +91,8 @@ impl Tally {
             | Event::AgentStopped { .. }
             | Event::RunStarted { .. }
             | Event::RunEnded { .. }
+            | Event::WorkloadGoverned { .. }
+            | Event::WorkloadReleased { .. }
             | Event::IdentityBound { .. }
             | Event::IdentityEnded { .. }
             | Event::ConnectionRefused { .. } => {}

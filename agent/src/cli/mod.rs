@@ -14,6 +14,7 @@ mod output;
 mod policy;
 mod policy_test;
 mod run;
+mod serve;
 mod sessions;
 mod status;
 mod systemd;
@@ -37,6 +38,7 @@ const NO_AGENT: u8 = 3;
 const EXAMPLES: &str = "\
 Examples:
   sudo interdict run --config interdict.toml --identity-token-file token -- npx my-mcp-server
+  sudo interdict serve --config /etc/interdict/interdict.toml
   interdict approvals list --token-file my-token
   interdict approvals approve apr-7k2m9x --token-file my-token
   interdict sessions show
@@ -60,6 +62,8 @@ pub struct Cli {
 enum Command {
     /// Run a command with every connection of it governed.
     Run(run::RunArgs),
+    /// Govern workloads that something else starts: the service.
+    Serve(serve::ServeArgs),
     /// Requests for approval: list, show, approve, deny.
     #[command(subcommand)]
     Approvals(approvals::ApprovalsCommand),
@@ -139,6 +143,7 @@ pub fn main() -> ExitCode {
     output::choose(color);
     let outcome = match command {
         Command::Run(args) => run::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Approvals(command) => approvals::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Sessions(command) => sessions::run(command),
@@ -179,6 +184,9 @@ mod tests {
             "interdict run -- true",
             "interdict run --config c.toml --identity-token-file t --mode observe --user nobody -- sh -c 'exit 3'",
             "interdict run --identity-token-env TOKEN -- psql -h db",
+            "interdict serve",
+            "interdict serve --config c.toml --log-format json",
+            "interdict serve --release",
             "interdict approvals list --json",
             "interdict approvals approve apr-7k2m9x --token-file t",
             "interdict approvals approve apr-7k2m9x --token-env T --for 30m --uses 3 --comment why",

@@ -64,17 +64,22 @@ enum ModeArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogArg {
+pub(super) enum LogArg {
     Human,
     Json,
 }
 
+impl LogArg {
+    pub(super) const fn format(self) -> LogFormat {
+        match self {
+            Self::Human => LogFormat::Human,
+            Self::Json => LogFormat::Json,
+        }
+    }
+}
+
 pub(super) fn run(args: RunArgs) -> Outcome {
-    let format = match args.log_format {
-        LogArg::Human => LogFormat::Human,
-        LogArg::Json => LogFormat::Json,
-    };
-    telemetry::start(format, "warn", std::io::stderr().is_terminal());
+    telemetry::start(args.log_format.format(), "warn", std::io::stderr().is_terminal());
     let spec = spec(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}"), ""))?;

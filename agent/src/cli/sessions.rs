@@ -106,7 +106,7 @@ fn list(common: &Common) -> Outcome {
         for l in &sessions {
             say_json(&serde_json::json!({
                 "session": l.session, "started_ns": l.started_ns, "ended": l.ended, "principal": l.principal,
-                "process": format!("{}[{}]", l.comm, l.pid), "target": l.target, "original": l.original,
+                "process": format!("{}[{}]", l.comm, l.pid), "workload": l.workload, "target": l.target, "original": l.original,
                 "operations": l.operations, "refused": l.refused, "held": l.held,
             }));
         }
@@ -117,7 +117,7 @@ fn list(common: &Common) -> Outcome {
             l.session.clone(),
             time(l.started_ns),
             l.principal.clone(),
-            format!("{}[{}]", l.comm, l.pid),
+            process(l),
             l.target.clone(),
             l.original.clone(),
             l.operations.to_string(),
@@ -141,6 +141,18 @@ fn list(common: &Common) -> Outcome {
         &rows,
     ));
     Ok(OK)
+}
+
+/// The process, with its workload where it is one of a serving agent.
+fn process(line: &SessionLine) -> String {
+    let SessionLine {
+        comm, pid, workload, ..
+    } = line;
+    if workload.is_empty() {
+        format!("{comm}[{pid}]")
+    } else {
+        format!("{comm}[{pid}] of {workload}")
+    }
 }
 
 fn show(id: Option<&str>, common: &Common) -> Outcome {

@@ -92,6 +92,8 @@ pub fn defaults() -> Config {
         issuer: Vec::new(),
         target: Vec::new(),
         network: Vec::new(),
+        workload: Vec::new(),
+        kubernetes: None,
         audit: None,
         approval: None,
         masking: None,
@@ -214,6 +216,8 @@ impl Reader<'_> {
             issuer,
             target,
             network,
+            workload,
+            kubernetes,
             audit,
             approval,
             masking,
@@ -224,6 +228,8 @@ impl Reader<'_> {
         let issuers = self.issuers(issuer);
         let targets = self.targets(target);
         let networks = network.into_iter().flat_map(|n| self.network(n)).collect();
+        let workloads = self.workloads(workload, kubernetes.is_some());
+        let kubernetes = kubernetes.and_then(|k| self.kubernetes(k));
         Config {
             mode: mode
                 .as_ref()
@@ -232,6 +238,8 @@ impl Reader<'_> {
             issuers,
             targets,
             networks,
+            workloads,
+            kubernetes,
             audit: self.audit(audit.unwrap_or_default(), &state_dir),
             approval: self.approval(&approval.unwrap_or_default()),
             masking: self.masking(masking.unwrap_or_default()),
@@ -622,7 +630,7 @@ impl Reader<'_> {
     }
 }
 
-fn mode_of(text: &str) -> Result<Mode, String> {
+pub(super) fn mode_of(text: &str) -> Result<Mode, String> {
     match text {
         "enforce" => Ok(Mode::Enforce),
         "observe" => Ok(Mode::Observe),
@@ -653,7 +661,7 @@ fn when_full_of(text: &str) -> Result<WhenFull, String> {
     }
 }
 
-fn recording_of(text: &str) -> Result<RecordingLevel, String> {
+pub(super) fn recording_of(text: &str) -> Result<RecordingLevel, String> {
     match text {
         "metadata" => Ok(RecordingLevel::Metadata),
         "operations" => Ok(RecordingLevel::Operations),

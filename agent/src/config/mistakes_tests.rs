@@ -7,6 +7,43 @@ use super::parse;
 
 /// A wrong text, the line that is named, and what the error tells to write.
 pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
+    ("[[workload]]\nname = \"a\"\n", 2, "selects nothing"),
+    (
+        "[[workload]]\nname = \"a\"\nsystemd_unit = \"mcp\"\n",
+        3,
+        "\"mcp-*.service\"",
+    ),
+    (
+        "[[workload]]\nname = \"a\"\nslice = \"-.slice\"\n",
+        3,
+        "\"mcp.slice\"",
+    ),
+    (
+        "[[workload]]\nname = \"a\"\ncgroup = \"/**\"\n",
+        3,
+        "the whole host",
+    ),
+    (
+        "[[workload]]\nname = \"a\"\nuid = 7\ndial_from = \"here\"\n",
+        4,
+        "\"workload\"",
+    ),
+    (
+        "[[workload]]\nname = \"a\"\nuid = 7\non_attach = \"keep\"\n",
+        4,
+        "\"drain\"",
+    ),
+    (
+        "[[workload]]\nname = \"a\"\nuid = 7\nidentity = \"b\"\nidentity_token_file = \"t\"\n",
+        4,
+        "not both",
+    ),
+    (
+        "[[workload]]\nname = \"a\"\nnamespace = \"tools\"\n",
+        2,
+        "[kubernetes]",
+    ),
+    ("[kubernetes]\napi = \"http://10.0.0.1\"\n", 2, "https://"),
     ("[telemetry]\nlisten = \"0.0.0.0:9464\"\n", 2, "expose = true"),
     ("[telemetry]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),
     ("[telemetry]\nlisten = \"127.0.0.1:0\"\n", 2, "9464"),

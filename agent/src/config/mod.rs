@@ -1,6 +1,7 @@
 //! What people configure: TOML as written (`raw`) becomes a valid `Config`, or every mistake with its line and what
 //! to write instead.
 
+mod glob;
 mod issuers;
 mod load;
 #[cfg(test)]
@@ -17,7 +18,9 @@ mod telemetry;
 mod tests;
 mod types;
 mod value;
+mod workloads;
 
+pub use glob::Glob;
 pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use origin::{Setting, settings};
 pub use schema::schema;
@@ -28,3 +31,6 @@ pub use types::{
     TargetAddress, TargetConfig, UpstreamTls, WhenFull,
 };
 pub use value::fetchable;
+pub use workloads::{
+    DialFrom, KubernetesConfig, Label, OnAttach, Selector, WorkloadConfig, WorkloadIdentity,
+};

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::telemetry::RawTelemetry;
+use super::workloads::{RawKubernetes, RawWorkload};
 
 pub(super) type Text = Spanned<String>;
 
@@ -22,6 +23,9 @@ pub(super) struct RawConfig {
     pub target: Vec<RawTarget>,
     #[serde(default)]
     pub network: Vec<RawNetwork>,
+    #[serde(default)]
+    pub workload: Vec<RawWorkload>,
+    pub kubernetes: Option<RawKubernetes>,
     pub audit: Option<RawAudit>,
     pub approval: Option<RawApproval>,
     pub masking: Option<RawMasking>,

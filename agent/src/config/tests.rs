@@ -102,6 +102,28 @@ fn without_a_file_everything_is_safe() {
 }
 
 #[test]
+fn a_workload_is_its_own_principal_unless_a_token_says_who() {
+    let text = "[[workload]]\nname = \"a\"\nslice = \"mcp.slice\"\n\
+                [[workload]]\nname = \"b\"\ncgroup = \"/x/*/\"\nidentity_token_file = \"t\"\n\
+                mode = \"observe\"\ndial_from = \"workload\"\non_attach = \"drain\"\n";
+    let config = parse(text, Path::new("/etc/interdict.toml")).expect("valid");
+    let [a, b] = config.workloads.as_slice() else {
+        panic!("two workloads")
+    };
+    assert_eq!(a.identity, WorkloadIdentity::Named("a".into()));
+    assert_eq!(
+        (a.mode, a.dial_from, a.on_attach),
+        (None, DialFrom::Host, OnAttach::Close)
+    );
+    assert_eq!(b.identity, WorkloadIdentity::TokenFile("/etc/t".into()));
+    assert_eq!(
+        (b.mode, b.dial_from, b.on_attach),
+        (Some(Mode::Observe), DialFrom::Workload, OnAttach::Drain)
+    );
+    assert_eq!(b.selector.cgroup.as_ref().map(Glob::as_str), Some("x/*"));
+}
+
+#[test]
 fn records_are_not_sent_in_the_clear() {
     let text = "[audit.clickhouse]\nurl = \"http://clickhouse.internal:8123\"\n";
     let errors = parse(text, Path::new("interdict.toml")).expect_err("wrong");

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::telemetry::TelemetryConfig;
 use crate::model::{DataClass, IssuerName, Limits, RecordingLevel, Target};
 
+use super::workloads::{KubernetesConfig, WorkloadConfig};
+
 /// Whether a refusal stops the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -28,6 +30,10 @@ pub struct Config {
     pub targets: Vec<TargetConfig>,
     /// Networks that the kernel decides about, before any policy.
     pub networks: Vec<NetworkRule>,
+    /// What `interdict serve` governs; names are unique.
+    pub workloads: Vec<WorkloadConfig>,
+    /// Where pods are asked for; there whenever a workload selects pods.
+    pub kubernetes: Option<KubernetesConfig>,
     /// Records.
     pub audit: AuditConfig,
     /// Approvals.

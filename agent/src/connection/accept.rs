@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::guard::{Flow, FlowSource};
-use crate::model::{ConnectionId, FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, Process};
+use crate::model::{
+    ConnectionId, FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, Process, UpstreamAddr,
+};
 
 /// How long to wait after a failed `accept` (no descriptors, no memory) before the next one.
 const BREATH: Duration = Duration::from_millis(50);
@@ -22,6 +24,8 @@ pub struct Connection {
     pub peer: PeerAddr,
     /// Where the process meant to connect to.
     pub original: OriginalDst,
+    /// Where the agent connects to for it.
+    pub upstream: UpstreamAddr,
     /// The process.
     pub process: Arc<Process>,
 }
@@ -108,6 +112,7 @@ impl Acceptor {
             stream,
             peer,
             original,
+            upstream: original.into(),
             process: Arc::new(process),
         })
     }

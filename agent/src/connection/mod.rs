@@ -7,6 +7,6 @@ mod targets;
 pub mod tls;
 
 pub use accept::{Accepted, Acceptor, Connection, reset};
-pub use dial::{DialError, dial};
+pub use dial::{DialError, dial, dial_from};
 pub use stream::Stream;
 pub use targets::Targets;

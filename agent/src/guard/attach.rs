@@ -1,5 +1,8 @@
 //! The hooks, one by one: how each is attached, and what is lost without it.
 
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{
@@ -12,7 +15,6 @@ use super::cgroup::RunCgroup;
 use super::error::GuardError;
 use super::hooks::{Features, chain, load};
 use super::lsm;
-use super::pins::Pins;
 
 /// Where a program is attached.
 #[derive(Debug, Clone, Copy)]
@@ -116,52 +118,87 @@ pub(super) const HOOKS: [Hook; 13] = [
 ];
 
 impl Hook {
+    /// Whether it is attached to a cgroup; else it sees the whole host, and goes with the agent.
+    pub(super) const fn is_of_cgroup(&self) -> bool {
+        match self.point {
+            Address | SockCreate | Point::SockOps | Egress => true,
+            Tracepoint(_) => false,
+        }
+    }
+
+    /// Whether it only looks at packets of what other hooks have judged.
+    pub(super) const fn is_backstop(&self) -> bool {
+        matches!(self.point, Egress)
+    }
+
     /// Loads the program and attaches it; pinned where there is a place for it, else for as long as `hooks` lives.
     pub(super) fn attach(
         &self,
         hooks: &mut Ebpf,
         types: &Types,
-        cgroup: &RunCgroup,
-        pins: Option<&Pins>,
+        cgroup: BorrowedFd<'_>,
+        pin: Option<&Path>,
     ) -> Result<(), GuardError> {
-        let (name, mode) = (self.name, CgroupAttachMode::Single);
-        let at = cgroup.directory();
+        self.load(hooks, types)?;
+        self.link(hooks, cgroup, pin)
+    }
+
+    /// Loads the program.
+    pub(super) fn load(&self, hooks: &mut Ebpf, types: &Types) -> Result<(), GuardError> {
+        let name = self.name;
+        let failed = |e: ProgramError| refused(name, &e);
         match self.point {
-            Address => {
-                let hook: &mut CgroupSockAddr = program(hooks, name)?;
-                hook.load().map_err(|e| refused(name, &e))?;
-                let id = hook.attach(at, mode).map_err(|e| refused(name, &e))?;
-                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
-            }
-            SockCreate => {
-                let hook: &mut CgroupSock = program(hooks, name)?;
-                hook.load().map_err(|e| refused(name, &e))?;
-                let id = hook.attach(at, mode).map_err(|e| refused(name, &e))?;
-                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
-            }
-            Point::SockOps => {
-                let hook: &mut SockOps = program(hooks, name)?;
-                hook.load().map_err(|e| refused(name, &e))?;
-                let id = hook.attach(at, mode).map_err(|e| refused(name, &e))?;
-                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
-            }
-            Egress => {
-                let hook: &mut CgroupSkb = program(hooks, name)?;
-                hook.load().map_err(|e| refused(name, &e))?;
-                let id = hook.attach(at, CgroupSkbAttachType::Egress, mode);
-                let id = id.map_err(|e| refused(name, &e))?;
-                keep(pins, name, || hook.take_link(id).map(TryInto::try_into))
-            }
-            // Of no cgroup: it goes with the agent, and labels with it.
+            Address => program::<CgroupSockAddr>(hooks, name)?.load().map_err(failed),
+            SockCreate => program::<CgroupSock>(hooks, name)?.load().map_err(failed),
+            Point::SockOps => program::<SockOps>(hooks, name)?.load().map_err(failed),
+            Egress => program::<CgroupSkb>(hooks, name)?.load().map_err(failed),
             Tracepoint(event) => {
                 let btf = types.btf.as_ref().ok_or_else(|| GuardError::Hook {
                     hook: name,
                     reason: "the kernel's types cannot be read".into(),
                 })?;
                 let hook: &mut BtfTracePoint = program(hooks, name)?;
-                hook.load(event, btf).map_err(|e| refused(name, &e))?;
-                hook.attach().map_err(|e| refused(name, &e))?;
-                Ok(())
+                hook.load(event, btf).map_err(failed)
+            }
+        }
+    }
+
+    /// Attaches the loaded program, to as many cgroups as one likes.
+    pub(super) fn link(
+        &self,
+        hooks: &mut Ebpf,
+        at: BorrowedFd<'_>,
+        pin: Option<&Path>,
+    ) -> Result<(), GuardError> {
+        let (name, mode) = (self.name, CgroupAttachMode::Single);
+        let failed = |e: ProgramError| refused(name, &e);
+        match self.point {
+            Address => {
+                let hook: &mut CgroupSockAddr = program(hooks, name)?;
+                let id = hook.attach(at, mode).map_err(failed)?;
+                keep(pin, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            SockCreate => {
+                let hook: &mut CgroupSock = program(hooks, name)?;
+                let id = hook.attach(at, mode).map_err(failed)?;
+                keep(pin, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            Point::SockOps => {
+                let hook: &mut SockOps = program(hooks, name)?;
+                let id = hook.attach(at, mode).map_err(failed)?;
+                keep(pin, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            Egress => {
+                let hook: &mut CgroupSkb = program(hooks, name)?;
+                let id = hook
+                    .attach(at, CgroupSkbAttachType::Egress, mode)
+                    .map_err(failed)?;
+                keep(pin, name, || hook.take_link(id).map(TryInto::try_into))
+            }
+            // Of no cgroup: it goes with the agent, and labels with it.
+            Tracepoint(_) => {
+                let hook: &mut BtfTracePoint = program(hooks, name)?;
+                hook.attach().map(|_link| ()).map_err(failed)
             }
         }
     }
@@ -169,15 +206,15 @@ impl Hook {
 
 /// Pins a link. A kernel without links for cgroups (before 5.7) cannot keep the guard, and is refused.
 fn keep(
-    pins: Option<&Pins>,
+    pin: Option<&Path>,
     name: &'static str,
     link: impl FnOnce() -> Result<Result<FdLink, LinkError>, ProgramError>,
 ) -> Result<(), GuardError> {
-    let Some(pins) = pins else { return Ok(()) };
+    let Some(pin) = pin else { return Ok(()) };
     let link = link()
         .map_err(|e| refused(name, &e))?
         .map_err(|e| refused(name, &e))?;
-    let _pinned = link.pin(pins.path(name)).map_err(|e| refused(name, &e))?;
+    let _pinned = link.pin(pin).map_err(|e| refused(name, &e))?;
     Ok(())
 }
 
@@ -226,12 +263,12 @@ pub fn probe() -> Result<(Vec<HookState>, Features), GuardError> {
     let cgroup = RunCgroup::create()?;
     let mut features = Features::standing();
     let types = Types::read();
-    let mut hooks = load(&mut features, &types)?;
+    let mut hooks = load(&mut features, &types, &[])?;
     let states = HOOKS.iter().map(|hook| HookState {
         name: hook.name,
         required: hook.required,
         without: hook.without,
-        taken: hook.attach(&mut hooks, &types, &cgroup, None),
+        taken: hook.attach(&mut hooks, &types, cgroup.directory(), None),
     });
     let mut states: Vec<HookState> = states.collect();
     if let Some((_attached, _told, beyond)) = lsm::attach(&cgroup, None, &types)? {

@@ -27,9 +27,7 @@ impl RunCgroup {
     /// # Errors
     /// Where there is no cgroup2 mount or it cannot be written to.
     pub fn create() -> Result<Self, GuardError> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")
-            .map_err(GuardError::kernel("cannot read", "/proc/self/mountinfo"))?;
-        let parent = cgroup2_mount(&mounts).ok_or(GuardError::NoCgroup2)?.join(PARENT);
+        let parent = mount_point()?.join(PARENT);
         let denied = |source: io::Error| {
             if source.kind() == io::ErrorKind::PermissionDenied {
                 return GuardError::NotRoot;
@@ -154,6 +152,16 @@ fn wait_unpopulated(path: &Path) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Where cgroup2 is mounted.
+///
+/// # Errors
+/// Where it is not.
+pub(super) fn mount_point() -> Result<PathBuf, GuardError> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(GuardError::kernel("cannot read", "/proc/self/mountinfo"))?;
+    cgroup2_mount(&mounts).ok_or(GuardError::NoCgroup2)
 }
 
 /// Where cgroup2 is mounted: hybrid hierarchies keep it beside version 1. proc(5): the file system type follows ` - `.

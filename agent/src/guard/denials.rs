@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use interdict_ebpf::{Counter, DenialEvent, Hook, Reason};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
 use crate::model::{OriginalDst, Process};
 
@@ -15,6 +16,9 @@ use super::lsm::{self, LsmDenials};
 use super::process::{enrich, socket_address};
 use super::supervise::Stopped;
 use super::sys;
+
+/// Why a connection in another network namespace is denied.
+const NO_LISTENER: &str = "the agent does not listen in this network namespace";
 
 /// Something that a hook or the filter denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,7 @@ pub struct Denials {
     counters: Arc<CounterMap>,
     stopped: Stopped,
     lsm: Option<(AsyncFd<Ring>, PerCpuArray<MapData, u64>)>,
+    homeless: Option<mpsc::Sender<u32>>,
 }
 
 impl std::fmt::Debug for Denials {
@@ -70,7 +75,13 @@ impl Denials {
             counters,
             stopped,
             lsm,
+            homeless: None,
         })
+    }
+
+    /// From now on says which processes connected in a namespace that the agent does not listen in.
+    pub fn tell_homeless(&mut self, told: mpsc::Sender<u32>) {
+        self.homeless = Some(told);
     }
 
     /// How many denials the ring has had no room for.
@@ -94,12 +105,19 @@ impl Denials {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let denial = tokio::select! {
             // Nobody sends once the last filtered process has ended: then the rings are all there is.
             Some(denial) = self.stopped.denials.recv() => Some(denial),
             denial = next_in(&mut self.ring, read) => denial,
             denial = lsm => denial,
+        }?;
+        if denial.reason == NO_LISTENER
+            && let Some(homeless) = &self.homeless
+        {
+            // Where too many wait already, the next look at all processes finds it.
+            let _full = homeless.try_send(denial.process.tgid);
         }
+        Some(denial)
     }
 }
 
@@ -140,7 +158,7 @@ fn read(bytes: &[u8]) -> Option<Denial> {
 fn reason(event: &DenialEvent) -> String {
     match Reason::from_number(event.reason) {
         Some(Reason::NoHeartbeat) => "the agent was not alive".into(),
-        Some(Reason::NoListener) => "the agent does not listen in this network namespace".into(),
+        Some(Reason::NoListener) => NO_LISTENER.into(),
         Some(Reason::Udp) => "UDP goes to the configured resolvers only".into(),
         Some(Reason::Protocol) => {
             format!(

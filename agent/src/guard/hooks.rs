@@ -1,6 +1,7 @@
 //! Loading the hooks, attaching them to one cgroup, and keeping them alive.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aya::maps::{Array, HashMap as KernelMap, MapData, RingBuf};
@@ -178,7 +179,7 @@ impl Guard {
         let listeners = Listeners::open()?;
         let mut features = Features::standing();
         let types = Types::read();
-        let mut hooks = load(&mut features, &types)?;
+        let mut hooks = load(&mut features, &types, &[])?;
         let mut map: KernelMap<_, u64, Listener> = take(&mut hooks, "LISTENERS")?;
         map.insert(listeners.netns.0, listeners.entry(), 0)
             .map_err(|e| map_error("LISTENERS", &e))?;
@@ -195,7 +196,12 @@ impl Guard {
         let (tell, stopped) = supervise::channel();
         let pins = Pins::create(cgroup.name())?;
         for hook in &HOOKS {
-            match hook.attach(&mut hooks, &types, cgroup, Some(&pins)) {
+            match hook.attach(
+                &mut hooks,
+                &types,
+                cgroup.directory(),
+                Some(&pins.path(hook.name)),
+            ) {
                 Ok(()) => features.attached.push(hook.name.into()),
                 Err(error) if hook.required => return Err(error),
                 Err(error) => features
@@ -352,7 +358,12 @@ fn beyond(
     Ok((Some(lsm), Some(told)))
 }
 
-pub(super) fn load(features: &mut Features, types: &Types) -> Result<Ebpf, GuardError> {
+/// Loads the object. `kept` are pinned maps, by name, that its programs use in the place of new ones.
+pub(super) fn load(
+    features: &mut Features,
+    types: &Types,
+    kept: &[(String, PathBuf)],
+) -> Result<Ebpf, GuardError> {
     let offsets = types.offsets(&[
         ("task_struct", "tgid"),
         ("task_struct", "signal"),
@@ -370,6 +381,9 @@ pub(super) fn load(features: &mut Features, types: &Types) -> Result<Ebpf, Guard
         .override_global("TGID_OFFSET", &tgid, true)
         .override_global("SIGNAL_OFFSET", &signal, true)
         .override_global("LIVE_OFFSET", &live, true);
+    for (name, path) in kept {
+        loader.map_pin_path(name, path.as_path());
+    }
     loader
         .load(OBJECT)
         .map_err(|error| GuardError::Object(chain(&error)))

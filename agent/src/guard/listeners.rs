@@ -52,6 +52,27 @@ impl Listeners {
         Ok(Self { netns, sockets })
     }
 
+    /// Those that an agent before opened, in one namespace; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where one of them is no listener of a namespace.
+    pub(super) fn kept(sockets: Vec<TcpListener>) -> std::io::Result<Option<Self>> {
+        let Some(first) = sockets.first() else {
+            return Ok(None);
+        };
+        let netns = sys::netns_cookie(first)?;
+        let addressed = |socket: TcpListener| {
+            socket.set_nonblocking(true)?;
+            let address = ListenerAddr(socket.local_addr()?);
+            Ok((socket, address))
+        };
+        let sockets = sockets
+            .into_iter()
+            .map(addressed)
+            .collect::<std::io::Result<_>>()?;
+        Ok(Some(Self { netns, sockets }))
+    }
+
     /// What the hooks need to know.
     pub(super) fn entry(&self) -> Listener {
         let ports = |v4| {

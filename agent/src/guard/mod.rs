@@ -14,6 +14,7 @@ mod hooks;
 mod launch;
 mod listeners;
 mod lsm;
+mod netlink;
 mod object;
 mod pins;
 mod process;
@@ -23,6 +24,7 @@ mod supervise;
 mod sys;
 mod table;
 mod trust;
+mod workload;
 
 pub use attach::{HookState, probe};
 pub use cgroup::RunCgroup;
@@ -38,5 +40,9 @@ pub use lsm::lsm_is_active;
 pub use pins::bpffs;
 pub use remains::{Remains, remains};
 pub use rules::RuleTable;
-pub use sys::clock_is_kept;
+pub use sys::{clock_is_kept, inherited_descriptors};
 pub use trust::system_bundles;
+pub use workload::{
+    AgentPins, CgroupTree, Namespace, NamespaceId, NamespaceListeners, Seen, TreeEvent, WorkloadGuard,
+    cgroup_of_self, close_older, count_older, processes, processes_below,
+};

@@ -80,6 +80,23 @@ pub(super) fn is_bpffs(mountinfo: &str, point: &str) -> bool {
     })
 }
 
+/// Removes a directory of pins with all below it.
+pub(super) fn remove_tree(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            remove_tree(&path);
+        } else if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "a pin could not be removed");
+        }
+    }
+    if directory.exists()
+        && let Err(error) = fs::remove_dir(directory)
+    {
+        tracing::warn!(path = %directory.display(), %error, "pins could not be removed");
+    }
+}
+
 fn remove(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if let Err(error) = fs::remove_file(entry.path()) {

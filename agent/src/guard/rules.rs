@@ -37,6 +37,13 @@ impl RuleTable {
         }
     }
 
+    /// The table of an agent before, with what is in it.
+    pub(super) fn adopted(map: LpmTrie<MapData, RuleKey, Rule>) -> Self {
+        let loaded = map.iter().flatten().map(|(key, rule)| (key.data(), rule));
+        let loaded = loaded.collect();
+        Self { map, loaded }
+    }
+
     /// Puts the rules for `networks` and `targets` in the place of all before. A target is redirected whatever network
     /// it lies in. What closes comes before what opens, so that nothing is direct in between that is not afterwards.
     ///

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -34,6 +35,38 @@ pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<NetnsCookie> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// `SIOCGSKNS` (Linux 4.10, include/uapi/linux/sockios.h).
+const SIOCGSKNS: libc::Ioctl = 0x894c;
+
+/// The network namespace that `socket` lives in.
+pub(super) fn namespace_of(socket: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open for the call; no memory is passed.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCGSKNS) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+/// Descriptors that the service manager handed over: `count` of them from 3 on (sd_listen_fds(3)), none at a second call.
+pub fn inherited_descriptors(count: u8) -> Vec<io::Result<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let take = |number| {
+        // SAFETY: no memory is passed. A number that is no descriptor fails here; one that is gets closed on exec.
+        let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is open, the service manager gave it to this process, and only this call, which happens once, takes it.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    (3..3 + libc::c_int::from(count)).map(take).collect()
 }
 
 /// Closes every descriptor but standard input, output and error at the next `exec` (`close_range`, Linux 5.11): whoever

@@ -1,10 +1,10 @@
 //! Who stands behind a run right now.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
 use crate::model::{Principal, Refusal, RefusalKind, Timestamp};
@@ -43,6 +43,8 @@ pub enum IdentityChange {
 #[derive(Debug)]
 pub struct Binding {
     principal: ArcSwap<Principal>,
+    // Why nobody stands behind it, as long as no token was ever accepted.
+    nobody: ArcSwapOption<String>,
     hint: String,
     // The token file as it was before it was read: a change while it is being read is not missed.
     stamp: Option<Stamp>,
@@ -57,7 +59,20 @@ impl Binding {
     pub fn fixed(principal: Principal) -> Self {
         Self {
             principal: ArcSwap::from_pointee(principal),
+            nobody: ArcSwapOption::empty(),
             hint: "Start it again with a new token.".into(),
+            stamp: None,
+        }
+    }
+
+    /// A binding to whoever the token in `path` will vouch for: until one is accepted, nobody stands behind it. `watch`
+    /// finds it.
+    #[must_use]
+    pub fn to_come(path: &Path, workload: Principal, reason: String) -> Self {
+        Self {
+            principal: ArcSwap::from_pointee(workload),
+            nobody: ArcSwapOption::from_pointee(reason),
+            hint: format!("Put a token into {}.", path.display()),
             stamp: None,
         }
     }
@@ -87,6 +102,7 @@ impl Binding {
             .await?;
         Ok(Self {
             principal: ArcSwap::from_pointee(principal),
+            nobody: ArcSwapOption::empty(),
             hint,
             stamp,
         })
@@ -97,6 +113,10 @@ impl Binding {
     /// # Errors
     /// A refusal of kind `Identity` where the token has ended: it says so, and what to do.
     pub fn current(&self, now: Timestamp) -> Result<Arc<Principal>, Refusal> {
+        if let Some(reason) = self.nobody.load_full() {
+            let what = format!("No token vouches for anybody here: {reason}.");
+            return Err(Refusal::new(RefusalKind::Identity, what, self.hint.clone()));
+        }
         let principal = self.principal.load_full();
         match principal.expires_at {
             Some(end) if now >= end => Err(Refusal::new(
@@ -171,6 +191,7 @@ impl Binding {
             Ok(principal) => {
                 let principal = Arc::new(principal);
                 self.principal.store(Arc::clone(&principal));
+                self.nobody.store(None);
                 tracing::info!(%principal, "a new token is in use");
                 IdentityChange::Bound(principal)
             }

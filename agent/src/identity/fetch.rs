@@ -29,7 +29,7 @@ pub(super) async fn get(url: &str, ca_file: Option<&Path>) -> Result<Bytes, Stri
 async fn fetch(url: &str, ca_file: Option<&Path>) -> Result<Bytes, String> {
     let uri: hyper::Uri = url.parse().map_err(|error| format!("{url} is no URL: {error}"))?;
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls(ca_file)?)
+        .with_tls_config(client_tls(ca_file)?)
         .https_or_http()
         .enable_http1()
         .build();
@@ -47,7 +47,11 @@ async fn fetch(url: &str, ca_file: Option<&Path>) -> Result<Bytes, String> {
         .to_bytes())
 }
 
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+/// How a server is verified: by the system's roots and those of `ca_file`.
+///
+/// # Errors
+/// Where the file holds no certificates.
+pub fn client_tls(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let _counts = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {

@@ -8,5 +8,6 @@ mod tests;
 mod token;
 
 pub use binding::{Binding, IdentityChange, TokenSource};
+pub use fetch::client_tls;
 pub use keys::reachable;
 pub use token::{IdentityError, Issuers};

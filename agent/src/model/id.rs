@@ -111,6 +111,10 @@ text_id!(
     Group
 );
 text_id!(
+    /// The configured name of a workload.
+    WorkloadName
+);
+text_id!(
     /// The configured name of an issuer (not its URL).
     IssuerName
 );

@@ -24,7 +24,7 @@ pub use document::Document;
 pub use duration::{InvalidDuration, duration, duration_text};
 pub use id::{
     BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
-    RunId, SessionId, Ticket,
+    RunId, SessionId, Ticket, WorkloadName,
 };
 pub use obligation::{Alias, Limits, Obligations, PromptMask, RecordingLevel};
 pub use offer::Offer;

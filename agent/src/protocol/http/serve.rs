@@ -129,6 +129,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         stream,
         peer: _,
         original,
+        upstream,
         process,
     } = connection;
     let greeting = match greet(stream).await {
@@ -163,7 +164,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
     };
     let end = match greeting {
         Greeting::Plain(stream) => {
-            let target = TargetSide::new(UpstreamAddr(original.0), None);
+            let target = TargetSide::new(upstream, None);
             let exchange = Exchange {
                 session,
                 legs,
@@ -176,7 +177,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         }
         Greeting::Tls(hello) => {
             place.server_name.clone_from(&hello.server_name);
-            Box::pin(tls(session, legs, place, *hello)).await
+            Box::pin(tls(session, legs, place, upstream, *hello)).await
         }
     };
     let (session, outcome) = end;
@@ -194,10 +195,16 @@ fn refuse_greeting(greeting: Greeting) {
 }
 
 /// Greets the target with what the process offers, and the process with what the target chose.
-async fn tls(session: Session, legs: Arc<Legs>, place: Place, hello: Hello) -> (Option<Session>, Outcome) {
+async fn tls(
+    session: Session,
+    legs: Arc<Legs>,
+    place: Place,
+    upstream: UpstreamAddr,
+    hello: Hello,
+) -> (Option<Session>, Outcome) {
     let name = hello.server_name.as_deref();
     let verifier = legs.verifier(name, &hello.offered);
-    let target = TargetSide::new(UpstreamAddr(session.scene().original.0), verifier);
+    let target = TargetSide::new(upstream, verifier);
     // A name that is not the target's is not asked for there: its requests are refused one by one.
     let known = name.is_none_or(|name| place.knows(name));
     let mut chosen = hello.offered.first().copied();

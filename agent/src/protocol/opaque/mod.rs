@@ -1,6 +1,5 @@
 //! Connections whose bytes the agent does not understand: forwarded only where a policy names them, and counted.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -71,6 +70,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         stream,
         peer: _,
         original,
+        upstream,
         process,
     } = connection;
     let session = match Session::open(rooms, id, process, original, target).await {
@@ -80,13 +80,18 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
             return reset(stream);
         }
     };
-    let end = relay(&session, stream, original).await;
+    let end = relay(&session, stream, original, upstream).await;
     if let Err(error) = session.close(end).await {
         tracing::error!(%error, "the end of a session could not be recorded");
     }
 }
 
-async fn relay(session: &Session, stream: TcpStream, original: OriginalDst) -> Outcome {
+async fn relay(
+    session: &Session,
+    stream: TcpStream,
+    original: OriginalDst,
+    upstream: UpstreamAddr,
+) -> Outcome {
     let permit = match session.authorize(Connect::to(original)).await {
         Ok(permit) => permit,
         Err(refusal) => {
@@ -95,12 +100,7 @@ async fn relay(session: &Session, stream: TcpStream, original: OriginalDst) -> O
             return Outcome::bare(OutcomeStatus::Refused, refusal.kind.name());
         }
     };
-    let upstream = match dial(UpstreamAddr(SocketAddr::from((
-        original.0.ip(),
-        original.0.port(),
-    ))))
-    .await
-    {
+    let upstream = match dial(upstream).await {
         Ok(upstream) => upstream,
         Err(error) => {
             tracing::info!(%original, %error, "target not reached");

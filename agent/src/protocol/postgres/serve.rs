@@ -57,6 +57,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         stream,
         peer: _,
         original,
+        upstream: address,
         process,
     } = connection;
     let mut names = legs.names.clone();
@@ -79,7 +80,6 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         Ok(session) => session,
         Err(refusal) => return say_fatal(stream, &refusal).await,
     };
-    let address = UpstreamAddr(original.0);
     let begun = match let_in(&session, &legs, &mut stream, end_point).await {
         Ok(()) => begin(&session, &legs, address, &startup).await,
         Err(refusal) => Err(Ended::Refused(refusal)),
