@@ -2,7 +2,7 @@
 //! held against the schemas of Kubernetes, and the rendered copy that ships against the chart.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -70,6 +70,7 @@ credentials: [shop-database]
 ca: {existingSecret: authority, certificate: "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"}
 podMonitor: {enabled: true, labels: {release: prometheus}}
 podAnnotations: {a: b}
+startupTaint: {enabled: true}
 affinity: {nodeAffinity: {}}
 "#;
 
@@ -97,14 +98,21 @@ fn manifests_are_ones_that_kubernetes_takes() {
         "secrets]",
         "\"*\"",
         "create",
-        "patch",
         "update]",
         "delete",
     ] {
         assert!(!made.contains(part), "{part}");
     }
+    assert_eq!(made.matches("verbs: [get, patch]").count(), 1, "{made}");
     let least = render("{}");
-    for part in ["kind: PodMonitor", "kind: NetworkPolicy", "-policies", "subPath"] {
+    for part in [
+        "kind: PodMonitor",
+        "kind: NetworkPolicy",
+        "-policies",
+        "subPath",
+        "patch",
+        "untaint",
+    ] {
         assert!(!least.contains(part), "{part}");
     }
 }
@@ -135,6 +143,54 @@ fn wrong_values_and_wrong_manifests_are_refused() {
     let manifest = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\nautomount: true\n";
     let (fine, ..) = helm(&["check"], manifest);
     assert!(!fine, "a key that Kubernetes does not know passed");
+}
+
+/// The start-up taint goes when the agent is ready, whatever others do to the node meanwhile; the token goes to the API server alone.
+#[test]
+fn the_startup_taint_is_taken_off_when_the_agent_is_ready() {
+    let mut api = Command::new("/usr/bin/python3")
+        .arg(repository().join("tests/adapters/node_api.py"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python");
+    let mut lines = BufReader::new(api.stdout.take().expect("a pipe")).lines();
+    let port = lines.next().expect("a port").expect("a line");
+    let url = format!("http://127.0.0.1:{port}");
+    let dir = tempfile::tempdir().expect("temp dir");
+    let token = dir.path().join("token");
+    std::fs::write(&token, "t0ken\n").expect("written");
+    let out = Command::new("timeout")
+        .arg("60")
+        .arg(binary())
+        .args([
+            "kubernetes",
+            "untaint",
+            "--once",
+            "--node",
+            "node-1",
+            "--api",
+            &url,
+        ])
+        .arg(format!("--ready={url}/readyz"))
+        .arg("--token-file")
+        .arg(&token)
+        .output()
+        .expect("interdict");
+    api.kill().expect("ended");
+    api.wait().expect("ended");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{told}");
+    let seen: Vec<String> = lines.map_while(Result::ok).collect();
+    let all = seen.join("\n");
+    for line in &seen {
+        assert_eq!(line.contains("/readyz"), line.contains(" None "), "{all}");
+    }
+    assert!(
+        seen.iter().take(2).all(|line| line.contains("/readyz 503")),
+        "{all}"
+    );
+    assert!(all.contains("PATCH /api/v1/nodes/node-1 422"), "{all}");
+    assert!(seen.last().is_some_and(|line| line.ends_with(" []")), "{all}");
 }
 
 /// What the agent would read on a node.

@@ -18,6 +18,7 @@ pub mod service;
 pub mod uninstall;
 #[cfg(test)]
 mod uninstall_tests;
+pub mod untaint;
 pub mod user;
 
 pub use run::{RunError, RunSpec, run};

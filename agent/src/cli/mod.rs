@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod figures;
 mod generate;
+mod kubernetes;
 mod launch;
 mod metrics;
 mod output;
@@ -91,6 +92,9 @@ enum Command {
     /// Units of systemd: make them governed ones, let them go.
     #[command(subcommand)]
     Systemd(systemd::SystemdCommand),
+    /// What belongs to a cluster: take the start-up taint off a node.
+    #[command(subcommand)]
+    Kubernetes(kubernetes::KubernetesCommand),
     /// Take away what agents left on this host: hooks, directories, drop-ins; with --purge keys and records too.
     Uninstall(uninstall::UninstallArgs),
     /// What this host can do, and what is open because it cannot.
@@ -154,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
         Command::Systemd(command) => systemd::run(command),
+        Command::Kubernetes(command) => kubernetes::run(command),
         Command::Uninstall(args) => uninstall::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
@@ -216,6 +221,7 @@ mod tests {
             "interdict systemd govern a --slice b.slice --allow-socket /run/docker.sock --root /mnt --json",
             "interdict systemd govern a --remove",
             "interdict systemd ungovern a",
+            "interdict kubernetes untaint --node n --once",
             "interdict uninstall --purge --dry-run --force --json",
             "interdict doctor",
             "interdict doctor --config c.toml --json",
