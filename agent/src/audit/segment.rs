@@ -1,7 +1,7 @@
 //! Segment files: group commits one after another, each `length ‖ checksum ‖ zstd frame of lines`.
 //!
 //! `BOOT/SEQ.seg` holds the records from number SEQ on, one JSON object a line; `BOOT/SEQ.seal` is written when it is
-//! complete.
+//! complete. One that is still written to may end in zeros, which are no commit.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -214,9 +214,17 @@ impl Answer {
         Self::with(head, Content::Whole(None))
     }
 
-    /// A masked head and a body that is masked as a whole.
-    pub fn whole(head: Masked<(StatusCode, HeaderMap)>, content: Masked<Bytes>) -> Self {
-        let content = content.into_content();
+    /// A masked head and a body whose masked pieces are all there.
+    pub fn joined(head: Masked<(StatusCode, HeaderMap)>, pieces: Vec<Masked<Bytes>>) -> Self {
+        let length = pieces.iter().map(Masked::size).sum();
+        let mut rest = pieces.into_iter().map(Masked::into_content);
+        let mut content = rest.next().unwrap_or_default();
+        if content.len() < length {
+            let mut whole = BytesMut::with_capacity(length);
+            whole.extend_from_slice(&content);
+            rest.for_each(|piece| whole.extend_from_slice(&piece));
+            content = whole.freeze();
+        }
         Self::with(head, Content::Whole((!content.is_empty()).then_some(content)))
     }
 

@@ -206,7 +206,8 @@ pub(super) fn values_at(view: &View<'_>, at: usize, enabled: Enabled) -> Seen {
         }
         Some(b'+') => best.offer(Detector::Phone, || phone::international(view, at)),
         Some(b'(') => best.offer(Detector::Phone, || phone::in_parentheses(view, at)),
-        Some(b':') => best.offer(Detector::Ipv6, || ip::v6(view, at)),
+        // Only two colons begin an address; one stands behind every name of JSON.
+        Some(b':') if view.at(at + 1) == Some(b':') => best.offer(Detector::Ipv6, || ip::v6(view, at)),
         Some(_) | None => {}
     }
     best.found

@@ -98,8 +98,9 @@ impl Unescape {
     }
 
     /// How many bytes at the beginning of `rest` can be copied without looking at each.
-    fn run(&self, rest: &[u8]) -> usize {
+    fn run(&mut self, rest: &[u8]) -> usize {
         let next = match (self.format, self.state) {
+            (Format::Json, State::Outside) => return self.between(rest),
             (Format::Json, State::Inside) => memchr::memchr2(b'"', b'\\', rest),
             (Format::Markup, State::Outside) => memchr::memchr(b'&', rest),
             (Format::Form, State::Outside) => memchr::memchr(b'%', rest),
@@ -107,6 +108,33 @@ impl Unescape {
             _ => Some(0),
         };
         next.unwrap_or(rest.len())
+    }
+
+    /// How many bytes outside of strings are copied as they are: up to a string, or to a number that is long enough to
+    /// be looked at.
+    fn between(&mut self, rest: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(byte) = rest.get(at) {
+            let mut length = 1;
+            match byte {
+                b'"' => break,
+                b'0'..=b'9' | b'-' if self.begins_number() => {
+                    let whole = rest.get(at..at + SHORTEST_NUMBER).unwrap_or_default();
+                    match whole.iter().position(|b| !of_number(*b)) {
+                        Some(short) => length = short,
+                        None => break,
+                    }
+                }
+                _ => {}
+            }
+            at += length;
+            self.last = rest.get(at - 1).copied().unwrap_or(b' ');
+        }
+        at
+    }
+
+    fn begins_number(&self) -> bool {
+        matches!(self.last, b':' | b',' | b'[' | b'{') || self.last.is_ascii_whitespace()
     }
 
     fn remember(&mut self, new: &[u8]) {
@@ -142,7 +170,7 @@ impl Unescape {
             (Format::Markup | Format::Form, _) => out.put_u8(byte),
             (Format::Json, State::Outside) => self.outside(byte, out),
             (Format::Json, State::Number) => {
-                if matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E') {
+                if of_number(byte) {
                     self.pending.push(byte);
                     if self.pending.len() > LONGEST_NUMBER {
                         self.settle(State::Outside, out);
@@ -184,7 +212,7 @@ impl Unescape {
     }
 
     fn outside(&mut self, byte: u8, out: &mut BytesMut) {
-        let begins = matches!(self.last, b':' | b',' | b'[' | b'{') || self.last.is_ascii_whitespace();
+        let begins = self.begins_number();
         self.last = byte;
         match byte {
             b'0'..=b'9' | b'-' if begins => self.begin(State::Number, byte),
@@ -276,6 +304,11 @@ impl Unescape {
             Unicode::More | Unicode::Stays => self.settle(State::Outside, out),
         }
     }
+}
+
+/// Whether a number can go on with it.
+const fn of_number(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')
 }
 
 /// What an escape turned out to be.

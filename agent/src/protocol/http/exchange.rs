@@ -223,7 +223,9 @@ impl Exchange {
                 if let Tongue::Dialect(dialect) = std::mem::replace(tongue, Tongue::Plain) {
                     owed.dialect = Some(dialect);
                 }
-                answer(response, owed).map_err(|withheld| withheld_from(id, withheld))
+                answer(response, owed)
+                    .await
+                    .map_err(|withheld| withheld_from(id, withheld))
             }
             Err(error) => {
                 let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the target did not answer");

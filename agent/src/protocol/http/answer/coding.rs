@@ -68,6 +68,11 @@ impl Decoder {
         }
     }
 
+    /// Whether there is nothing to undo.
+    pub(super) const fn is_identity(&self) -> bool {
+        matches!(self.coding, Coding::Identity)
+    }
+
     /// For the coding that a head names; `None` where it names another, or several.
     pub(super) fn new(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::CONTENT_ENCODING).iter();

@@ -7,10 +7,10 @@ mod masker;
 mod shape;
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -30,6 +30,14 @@ pub(super) use events::mask as mask_event;
 pub(super) use masker::{Masker, Next};
 pub(super) use shape::Shape;
 use shape::shape;
+
+/// An answer whose length is announced and at most this, in bytes, is put together before anything of it is shown, and then
+/// shown at once…
+const AT_ONCE: u64 = 256 * 1024;
+/// …unless the rest of it takes longer than this to come.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// Bytes that are masked at once where no coding is to be undone.
+const LARGE_STEP: usize = 64 * 1024;
 
 /// Why an answer is not shown.
 #[derive(Debug)]
@@ -81,7 +89,7 @@ const ABOUT_BYTES: [&str; 10] = [
 ];
 
 /// Shows an answer.
-pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Answer, Withheld> {
+pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Answer, Withheld> {
     let (parts, body) = response.into_parts();
     let (status, mut headers) = (parts.status, parts.headers);
     let plan = owed.in_flight.plan.clone();
@@ -114,8 +122,9 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
         for name in ABOUT_BYTES {
             headers.remove(name);
         }
+        let at_once = shape != Shape::Events && body.size_hint().exact().is_some_and(|size| size <= AT_ONCE);
         let head = plan.apply(Head(status, headers), &mut counts);
-        let flow = Flow {
+        let mut flow = Flow {
             body,
             pending: Bytes::new(),
             trailers: None,
@@ -129,12 +138,18 @@ pub(super) fn answer(response: Response<Incoming>, mut owed: Owed) -> Result<Ans
             echoed,
             status,
             owed: Some(owed),
+            taken: None,
         };
+        let mut ready = Vec::new();
+        if at_once && flow.gather(&mut ready).await {
+            return Ok(Answer::joined(head, ready));
+        }
+        let ready = stream::iter(ready.into_iter().map(|content| Ok(Piece::Content(content))));
         let pieces = stream::unfold(flow, |mut flow| async move {
             let piece = flow.next().await?;
             Some((piece, flow))
         });
-        return Ok(Answer::pieces(head, Box::pin(pieces)));
+        return Ok(Answer::pieces(head, ready.chain(pieces)));
     }
     for name in ABOUT_BYTES {
         headers.remove(name);
@@ -260,11 +275,32 @@ struct Flow {
     echoed: u64,
     status: StatusCode,
     owed: Option<Owed>,
+    /// A piece that was taken and could not be shown with those before it.
+    taken: Option<io::Result<Piece>>,
 }
 
 impl Flow {
-    /// The next piece that is not empty.
+    /// Takes pieces of content as long as they come at once; whether that is all there is.
+    async fn gather(&mut self, ready: &mut Vec<Masked<Bytes>>) -> bool {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match tokio::time::timeout_at(until, self.next()).await {
+                Ok(None) => return true,
+                Ok(Some(Ok(Piece::Content(content)))) => ready.push(content),
+                Ok(other) => {
+                    self.taken = other;
+                    return false;
+                }
+                Err(_elapsed) => return false,
+            }
+        }
+    }
+
+    /// The next piece that is not empty. Cancel-safe.
     async fn next(&mut self) -> Option<io::Result<Piece>> {
+        if let Some(taken) = self.taken.take() {
+            return Some(taken);
+        }
         loop {
             match self.advance().await {
                 Ok(Some(Piece::Content(content))) if content.size() == 0 => {}
@@ -291,6 +327,10 @@ impl Flow {
                     Bytes::new(),
                     NoData::ProtocolState,
                 ))))
+            }
+            FlowState::Open if self.decoder.is_identity() => {
+                let step = self.pending.split_to(self.pending.len().min(LARGE_STEP));
+                self.masked(Some(&step)).map(Some)
             }
             FlowState::Open => {
                 let step = self.pending.split_to(self.pending.len().min(STEP));
