@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::guest::{self, Job};
+use crate::guest::{self, Job, System};
 use crate::setup;
 use crate::shell::{cargo, command, run as execute, target};
 
@@ -45,6 +45,7 @@ fn in_guest(suite: String, arguments: &[&str]) -> Result<()> {
     words.extend(arguments.iter().map(|&word| word.to_owned()));
     let job = Job {
         command: &words,
+        system: System::Host,
         variables: &[],
         patience: Duration::from_secs(1200),
     };

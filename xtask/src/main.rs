@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::guest::System;
+
 /// Set up, build, test, demonstrate, measure.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
@@ -72,6 +74,9 @@ enum Command {
     },
     /// Run a command on this host's files in a guest with Debian's kernel; what it writes is gone afterwards.
     Guest {
+        /// In a Debian of its own with systemd as its first process, in place of this host's files.
+        #[arg(long)]
+        systemd: bool,
         /// The command, after `--`.
         #[arg(required = true, last = true)]
         command: Vec<String>,
@@ -97,7 +102,10 @@ fn main() -> ExitCode {
         Command::Ebpf => ebpf::build(),
         Command::Tidy => tidy::run(),
         Command::Escape { vm, json } => escape::run(vm, json),
-        Command::Guest { command } => guest::shell(&command),
+        Command::Guest { systemd, command } => {
+            let system = if systemd { System::Debian } else { System::Host };
+            guest::shell(&command, system)
+        }
         Command::Bench { name, json } => bench::run(&name, json),
     };
     match result {

@@ -21,6 +21,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "the guest with a kernel that has BPF LSM"),
     ("runc", "containers of the tests"),
     ("busybox-static", "what runs in them"),
+    (
+        "debootstrap",
+        "the guest's own Debian, where packages are installed",
+    ),
     ("nginx", "the HTTP target of the tests"),
     ("curl", "an HTTP client of the tests"),
     ("wget", "an HTTP client of the tests"),

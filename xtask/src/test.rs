@@ -2,12 +2,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::ebpf::{self, Compared};
+use crate::escape;
+use crate::guest::{self, Job, System};
 use crate::setup;
-use crate::shell::{cargo, command, complain, run as execute, say, step, target, tools};
+use crate::shell::{cargo, command, complain, output, run as execute, say, step, target, tools};
 use crate::tidy;
 
 /// Counts of the tests that ran.
@@ -43,7 +46,10 @@ pub(crate) fn run(fast: bool) -> Result<()> {
             execute(cargo(&["build", "-q", "--locked", "--package", "interdict"]))
         })?;
     }
-    let counts = step("tests", || tests(fast))?;
+    let mut counts = step("tests", || tests(fast))?;
+    if !fast {
+        step("what needs another kernel, in a guest", || guests(&mut counts))?;
+    }
     say("");
     say(&format!("{} passed, {} failed", counts.passed, counts.failed));
     if counts.failed > 0 || counts.passed == 0 {
@@ -124,6 +130,69 @@ fn tests(fast: bool) -> Result<Counts> {
         bail!("the tests did not run: {status}");
     }
     Ok(counts)
+}
+
+/// The tests of BPF LSM on a kernel that has it; with `INTERDICT_FULL=1` the whole escape suite there too, and a Debian
+/// with systemd.
+fn guests(counts: &mut Counts) -> Result<()> {
+    if let Some(why) = guest::impossible() {
+        complain(&format!(
+            "\nSKIPPED every test of BPF LSM: no guest here: {why}\n"
+        ));
+        return Ok(());
+    }
+    let words = [kernel_tests()?, "lsm::".to_owned()];
+    let job = Job {
+        command: &words,
+        system: System::Host,
+        variables: &[],
+        patience: Duration::from_secs(300),
+    };
+    let status = guest::listen(&job, &mut |line| {
+        if let Some((passed, failed)) = closing(line) {
+            counts.passed += passed;
+            counts.failed += failed;
+        }
+    })?;
+    if status != 0 && counts.failed == 0 {
+        bail!("the tests did not run in the guest: {status}");
+    }
+    if std::env::var_os("INTERDICT_FULL").is_none() {
+        let what = "the escape suite under BPF LSM, and a Debian with systemd";
+        complain(&format!(
+            "SKIPPED {what}: some minutes; INTERDICT_FULL=1 runs them"
+        ));
+        return Ok(());
+    }
+    escape::run(true, false)?;
+    let words = ["sh", "xtask/src/guest/systemd.sh"].map(str::to_owned);
+    guest::shell(&words, System::Debian)?;
+    counts.passed += 2;
+    Ok(())
+}
+
+/// The program with the tests of the kernel half.
+fn kernel_tests() -> Result<String> {
+    let build = cargo(&[
+        "test",
+        "-q",
+        "--locked",
+        "--no-run",
+        "--package",
+        "interdict-tests",
+        "--test",
+        "kernel",
+        "--message-format=json",
+    ]);
+    let messages = output(build)?;
+    let mut programs = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_kernel = message["target"]["name"] == "kernel";
+        Some(message["executable"].as_str()?.to_owned()).filter(|_path| is_kernel)
+    });
+    programs
+        .next_back()
+        .context("cargo names no program with the kernel's tests")
 }
 
 /// `test result: ok. 5 passed; 0 failed; …`

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::shell::repository;
+
+use super::System;
 use super::kernel::Kernel;
 
 /// Loaded before anything else, with what they need. Nothing is loaded later: a module that is missing here is, for
@@ -32,7 +35,7 @@ const MODULES: [&str; 19] = [
 ];
 
 /// The archive that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
-pub(super) fn archive(kernel: &Kernel, job: &str) -> Result<Vec<u8>> {
+pub(super) fn archive(kernel: &Kernel, job: &str, system: System) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["bin", "modules", "proc", "sys", "dev", "host", "over", "root"] {
         archive.directory(directory);
@@ -53,6 +56,14 @@ pub(super) fn archive(kernel: &Kernel, job: &str) -> Result<Vec<u8>> {
     archive.file("modules/order", names.as_bytes());
     archive.file("init", include_bytes!("init.sh"));
     archive.file("job", job.as_bytes());
+    match system {
+        System::Host => {}
+        System::Debian => {
+            // Tells `init.sh` that systemd comes first.
+            archive.file("repository", format!("{}\n", repository().display()).as_bytes());
+            archive.file("guest-job.service", include_bytes!("guest-job.service"));
+        }
+    }
     Ok(archive.end())
 }
 

@@ -2,14 +2,16 @@
 //!
 //! QEMU without hardware's help (TCG), so that it runs wherever tests do: some five seconds until the job starts. The
 //! root file system is this host's own over 9p, read only, with a layer in memory on top: whatever was built here runs
-//! there from the same path, and nothing that it writes comes back. Only what it prints does.
+//! there from the same path, and nothing that it writes comes back. Only what it prints does. Or it is a Debian of its
+//! own with systemd, in which the repository lies at its path.
 
+mod debian;
 mod initrd;
 mod kernel;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -22,11 +24,22 @@ const QEMU: &str = "qemu-system-x86_64";
 /// What the guest says last, before the exit status.
 const ENDED: &str = "The guest's job ended with ";
 
+/// What runs in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum System {
+    /// This host's files, and nothing but the job.
+    Host,
+    /// A Debian with systemd, and the job as one of its units.
+    Debian,
+}
+
 /// What is done in a guest.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     /// The program and its arguments.
     pub(crate) command: &'a [String],
+    /// Where.
+    pub(crate) system: System,
     /// Variables, besides the usual ones.
     pub(crate) variables: &'a [(&'a str, String)],
     /// How long it may take from power-on to power-off.
@@ -50,12 +63,13 @@ pub(crate) fn impossible() -> Option<String> {
 }
 
 /// Runs a command line in a guest, for people.
-pub(crate) fn shell(words: &[String]) -> Result<()> {
+pub(crate) fn shell(words: &[String], system: System) -> Result<()> {
     if let Some(why) = impossible() {
         bail!("no guest here: {why}");
     }
     let job = Job {
         command: words,
+        system,
         variables: &[],
         patience: Duration::from_secs(3600),
     };
@@ -67,13 +81,28 @@ pub(crate) fn shell(words: &[String]) -> Result<()> {
 
 /// Boots, does the job, prints what it prints, powers off. The job's exit status.
 pub(crate) fn run(job: &Job<'_>) -> Result<i32> {
+    listen(job, &mut |_line| {})
+}
+
+/// As [`run`]; each line that it prints is told to `hear` too.
+pub(crate) fn listen(job: &Job<'_>, hear: &mut dyn FnMut(&str)) -> Result<i32> {
     let kernel = kernel::kernel()?;
     let place = target().join("guest").join(std::process::id().to_string());
     std::fs::create_dir_all(&place)?;
     let initrd = place.join("initrd");
-    std::fs::write(&initrd, initrd::archive(&kernel, &script(job)?)?)?;
+    std::fs::write(&initrd, initrd::archive(&kernel, &script(job)?, job.system)?)?;
     let console = place.join("console");
-    let status = boot(&kernel.image, &initrd, &console, job.patience).with_context(|| {
+    let root = match job.system {
+        System::Host => PathBuf::from("/"),
+        System::Debian => debian::debian()?,
+    };
+    let machine = Machine {
+        image: &kernel.image,
+        initrd: &initrd,
+        console: &console,
+        root: &root,
+    };
+    let status = boot(&machine, job, hear).with_context(|| {
         let text = std::fs::read_to_string(&console).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let end = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default();
@@ -83,29 +112,58 @@ pub(crate) fn run(job: &Job<'_>) -> Result<i32> {
     status
 }
 
-fn boot(image: &Path, initrd: &Path, console: &Path, patience: Duration) -> Result<i32> {
-    let seconds = patience.as_secs().to_string();
+/// What a guest is made of.
+struct Machine<'a> {
+    image: &'a Path,
+    initrd: &'a Path,
+    console: &'a Path,
+    root: &'a Path,
+}
+
+fn boot(machine: &Machine<'_>, job: &Job<'_>, hear: &mut dyn FnMut(&str)) -> Result<i32> {
+    let seconds = job.patience.as_secs().to_string();
+    // Debian's own list of LSMs, with bpf at its end.
+    let line = match job.system {
+        System::Host => "console=ttyS0 quiet panic=-1",
+        System::Debian => {
+            // No log-in on the console: without udev it would be waited for.
+            "console=ttyS0 quiet panic=-1 systemd.show_status=false \
+             systemd.wants=guest-job.service systemd.mask=serial-getty@ttyS0.service"
+        }
+    };
     let mut qemu = command("timeout", &["--kill-after=5", &seconds, QEMU]);
-    qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
-        .arg("-kernel")
-        .arg(image)
-        .arg("-initrd")
-        .arg(initrd)
-        // Debian's own list of LSMs, with bpf at its end.
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
-        .args(["-device", "virtio-serial-pci"])
-        .args(["-chardev", "file,id=out,path=/dev/stdout"])
-        .args(["-device", "virtserialport,chardev=out,name=out"])
-        .args([
-            "-fsdev",
-            "local,id=host,path=/,readonly=on,security_model=passthrough,multidevs=remap",
-        ])
-        .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    qemu.args([
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+    ])
+    .args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        "2048",
+    ])
+    .arg("-kernel")
+    .arg(machine.image)
+    .arg("-initrd")
+    .arg(machine.initrd)
+    .args(["-append", line])
+    .arg("-serial")
+    .arg(format!("file:{}", machine.console.display()))
+    .args(["-device", "virtio-serial-pci"])
+    .args(["-chardev", "file,id=out,path=/dev/stdout"])
+    .args(["-device", "virtserialport,chardev=out,name=out"])
+    .args(files("root", machine.root))
+    .args(files("files", Path::new("/")))
+    .stdin(Stdio::null())
+    .stdout(Stdio::piped());
     let mut child = qemu.spawn().with_context(|| format!("{qemu:?}"))?;
     let lines = BufReader::new(child.stdout.take().context("no output")?).split(b'\n');
     let mut ended = None;
@@ -114,7 +172,10 @@ fn boot(image: &Path, initrd: &Path, console: &Path, patience: Duration) -> Resu
         let line = String::from_utf8_lossy(&line);
         match line.strip_prefix(ENDED) {
             Some(status) => ended = status.trim().parse().ok(),
-            None => say(&line),
+            None => {
+                say(&line);
+                hear(&line);
+            }
         }
     }
     let status = child.wait()?;
@@ -124,6 +185,19 @@ fn boot(image: &Path, initrd: &Path, console: &Path, patience: Duration) -> Resu
     );
     ensure!(status.success(), "{QEMU} ended with {status}");
     ended.context("the guest ended before its job")
+}
+
+/// A folder of this host that the guest can mount, read only.
+fn files(tag: &str, path: &Path) -> [String; 4] {
+    // A comma ends a value.
+    let path = path.display().to_string().replace(',', ",,");
+    let readonly = "readonly=on,security_model=passthrough,multidevs=remap";
+    [
+        "-fsdev".into(),
+        format!("local,id={tag},path={path},{readonly}"),
+        "-device".into(),
+        format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
 }
 
 /// What the guest does once it sees this host's files.
