@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::audit::{AuditLog, Event};
-use crate::config::Config;
+use crate::config::{Config, UnixConfig};
 use crate::connection::{Acceptor, Targets};
 use crate::control::wire::Status;
 use crate::control::{ControlRooms, MetricSource, Server, directory};
@@ -103,8 +103,7 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
     )?);
     // Declared before the guard: the hooks go first, then the cgroup.
     let cgroup = RunCgroup::create()?;
-    let mut guard = Guard::attach(&cgroup, &resolvers())?;
-    note_features(&guard);
+    let mut guard = attach(&cgroup, &config)?;
     let started = Event::AgentStarted {
         version: env!("CARGO_PKG_VERSION").into(),
         config: config_digest,
@@ -154,12 +153,8 @@ pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
         &built.bundle,
         token_variable.as_deref(),
     );
-    let launched = guard::launch(
-        &mut guard,
-        &cgroup,
-        launch_spec(command, run_as, changes, descriptors),
-    )
-    .await?;
+    let spec = launch_spec(command, run_as, changes, descriptors, &config.unix);
+    let launched = guard::launch(&mut guard, &cgroup, spec).await?;
     let status = wait(launched, &cgroup, reload.as_deref()).await?;
     ending.send_replace(());
     finish(draining).await;
@@ -269,10 +264,13 @@ async fn drain(config: &Config) {
     }
 }
 
-fn note_features(guard: &Guard) {
+fn attach(cgroup: &RunCgroup, config: &Config) -> Result<Guard, GuardError> {
+    let mut guard = Guard::attach(cgroup, &resolvers())?;
+    guard.allow_unix(&config.unix.allow)?;
     for (feature, lost) in &guard.features().missing {
         tracing::warn!(feature, lost, "this kernel lacks a feature");
     }
+    Ok(guard)
 }
 
 async fn control(
@@ -328,6 +326,7 @@ fn launch_spec(
     run_as: Option<RunAs>,
     changes: environment::Environment,
     descriptors: Rlimit,
+    unix: &UnixConfig,
 ) -> LaunchSpec {
     let environment::Environment {
         mut set,
@@ -357,6 +356,8 @@ fn launch_spec(
         removed,
         trust: Some(bundle),
         descriptors: Some(descriptors),
+        hide: unix.hide.clone(),
+        show: unix.allow.iter().map(PathBuf::from).collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::guard::{Identity, launched_main};
+use crate::guard::{Identity, Launching, launched_main};
 
 use super::{Failure, Outcome};
 
@@ -26,6 +26,10 @@ pub(super) struct LaunchArgs {
     soft: Option<u64>,
     #[arg(long)]
     hard: Option<u64>,
+    #[arg(long)]
+    hide: Vec<PathBuf>,
+    #[arg(long)]
+    show: Vec<PathBuf>,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -39,13 +43,15 @@ pub(super) fn run(args: &LaunchArgs) -> Outcome {
         }),
         _ => None,
     };
-    let (status, message) = launched_main(
-        &args.procs,
-        identity.as_ref(),
-        args.trust.as_deref(),
-        args.soft.zip(args.hard),
-        &args.command,
-    );
+    let (status, message) = launched_main(&Launching {
+        procs: &args.procs,
+        identity: identity.as_ref(),
+        trust: args.trust.as_deref(),
+        descriptors: args.soft.zip(args.hard),
+        hide: &args.hide,
+        show: &args.show,
+        command: &args.command,
+    });
     Err(Failure {
         status: u8::try_from(status).unwrap_or(super::FAILED),
         message,

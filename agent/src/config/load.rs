@@ -99,6 +99,7 @@ pub fn defaults() -> Config {
         masking: None,
         limits: None,
         telemetry: None,
+        unix: None,
     })
 }
 
@@ -223,6 +224,7 @@ impl Reader<'_> {
             masking,
             limits,
             telemetry,
+            unix,
         } = raw;
         let state_dir = state_dir.map_or_else(|| PathBuf::from(STATE_DIR), |dir| self.path(dir));
         let issuers = self.issuers(issuer);
@@ -245,6 +247,7 @@ impl Reader<'_> {
             masking: self.masking(masking.unwrap_or_default()),
             limits: self.limits(&limits.unwrap_or_default()),
             telemetry: self.telemetry(telemetry.unwrap_or_default()),
+            unix: self.unix(&unix.unwrap_or_default()),
             policies: policies.map(|dir| self.path(dir)),
             state_dir,
         }

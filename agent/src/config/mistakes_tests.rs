@@ -98,6 +98,10 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
         5,
         "RS256",
     ),
+    ("[unix]\nallow = [\"nscd\"]\n", 2, "ss -xl"),
+    ("[unix]\nhide = [\"run/x\"]\n", 2, "an absolute path"),
+    ("[unix]\nhide = [\"/run/../x\"]\n", 2, "an absolute path"),
+    ("[unix]\nhide = [\"/\"]\n", 2, "an absolute path"),
     (
         "[[target]]\nname = \"t\"\nprotocol = \"telnet\"\naddresses = [\"a:1\"]\n",
         3,

@@ -17,6 +17,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unix;
 mod value;
 mod workloads;
 
@@ -28,8 +29,9 @@ pub use telemetry::{Listen, TelemetryConfig};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
     IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig,
-    TargetAddress, TargetConfig, UpstreamTls, WhenFull,
+    TargetAddress, TargetConfig, UnixConfig, UpstreamTls, WhenFull,
 };
+pub use unix::DAEMONS;
 pub use value::fetchable;
 pub use workloads::{
     DialFrom, KubernetesConfig, Label, OnAttach, Selector, WorkloadConfig, WorkloadIdentity,

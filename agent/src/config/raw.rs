@@ -31,6 +31,16 @@ pub(super) struct RawConfig {
     pub masking: Option<RawMasking>,
     pub limits: Option<RawLimits>,
     pub telemetry: Option<RawTelemetry>,
+    pub unix: Option<RawUnix>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUnix {
+    #[serde(default)]
+    pub allow: Vec<Text>,
+    #[serde(default)]
+    pub hide: Vec<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -78,6 +78,7 @@ pub(super) const KEYS: &[Key] = &[
     key("", "masking", Table, Optional, "Masking."),
     key("", "limits", Table, Optional, "Bounds on every operation; policies may set narrower ones."),
     key("", "telemetry", Table, Optional, "Health and figures for monitoring."),
+    key("", "unix", Table, Optional, "Unix sockets of processes outside the run."),
     key("issuer", "name", Text, Required, "The name in records and policies."),
     key("issuer", "issuer", Text, Required, "The exact `iss` claim, a URL."),
     key("issuer", "audience", Texts, Required, "Accepted `aud` claims; at least one."),
@@ -154,6 +155,8 @@ pub(super) const KEYS: &[Key] = &[
     key("limits", "max_time", Duration, Optional, "How long a statement may run."),
     key("telemetry", "listen", Text, Optional, "Where /healthz, /readyz and /metrics are served: 127.0.0.1:9464, or unix:PATH."),
     key("telemetry", "expose", Bool, Default("false"), "Whether other addresses than loopback's are meant."),
+    key("unix", "allow", Texts, Default("[]"), "Sockets that may be used: paths as their owners bound them, or @name for abstract ones."),
+    key("unix", "hide", Texts, Default("[]"), "Paths that a command does not see, besides those of the usual daemons; * is any one part."),
 ];
 
 impl Key {

@@ -53,6 +53,10 @@ hold = "2m"
 
 [limits]
 max_time = "90s"
+
+[unix]
+allow = ["/run/nscd/socket", "@app"]
+hide = ["/run/*/agent.sock"]
 "#;
 
 #[test]
@@ -69,6 +73,9 @@ fn a_whole_file_is_read() {
     let ports: Vec<u16> = target.addresses.iter().map(|a| a.port).collect();
     assert_eq!(ports, [5432, 5433, 5432]);
     assert_eq!(target.columns.len(), 2);
+    assert_eq!(config.unix.allow, ["/run/nscd/socket", "@app"]);
+    assert!(config.unix.hide.contains(&"/run/docker.sock".into()));
+    assert!(config.unix.hide.contains(&"/run/*/agent.sock".into()));
     let networks: Vec<_> = config
         .networks
         .iter()

@@ -44,10 +44,21 @@ pub struct Config {
     pub limits: Limits,
     /// Health and figures for monitoring.
     pub telemetry: TelemetryConfig,
+    /// Unix sockets of others.
+    pub unix: UnixConfig,
     /// A directory of policies in place of the shipped ones.
     pub policies: Option<PathBuf>,
     /// Where keys, records and pending approvals live: `/var/lib/interdict` unless configured.
     pub state_dir: PathBuf,
+}
+
+/// Unix sockets of processes outside the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixConfig {
+    /// Those that the command may use: paths as their owners bound them, or `@name` for abstract ones.
+    pub allow: Vec<String>,
+    /// Paths that it does not see, whatever the kernel can deny; `*` stands for one part.
+    pub hide: Vec<PathBuf>,
 }
 
 /// What the kernel does with connections to a network, before the agent sees anything of them.

@@ -1,5 +1,6 @@
 //! The cgroup of one run: made below the cgroup2 mount, hooks attached to it, removed at the end.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -164,9 +165,19 @@ pub(super) fn mount_point() -> Result<PathBuf, GuardError> {
     cgroup2_mount(&mounts).ok_or(GuardError::NoCgroup2)
 }
 
-/// Where cgroup2 is mounted: hybrid hierarchies keep it beside version 1. proc(5): the file system type follows ` - `.
+/// Where cgroup2 is mounted: hybrid hierarchies keep it beside version 1.
 pub(super) fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    all_cgroup2_mounts(mountinfo).next()
+}
+
+/// Every place where cgroup2 is mounted, once.
+pub(super) fn cgroup2_mounts(mountinfo: &str) -> BTreeSet<PathBuf> {
+    all_cgroup2_mounts(mountinfo).collect()
+}
+
+/// proc(5): the file system type follows ` - `.
+fn all_cgroup2_mounts(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(|line| {
         let (mount, fs) = line.split_once(" - ")?;
         if fs.split(' ').next() != Some("cgroup2") {
             return None;

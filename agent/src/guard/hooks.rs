@@ -79,10 +79,10 @@ struct Open {
     lsm: &'static [&'static str],
 }
 
-const OPEN: [Open; 6] = [
+const OPEN: [Open; 5] = [
     Open {
-        what: "it can talk to a local daemon that has network of its own (docker.sock, D-Bus, systemd-resolved)",
-        closes: "boot with bpf in the kernel's list of LSMs, keep its user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)",
+        what: "it can talk to a local daemon over a Unix socket that is not hidden from it",
+        closes: "boot with bpf in the kernel's list of LSMs, or name the socket in `hide` of [unix] (those of the usual daemons are hidden already)",
         lsm: &["on_unix_stream_connect", "on_unix_may_send"],
     },
     Open {
@@ -101,18 +101,7 @@ const OPEN: [Open; 6] = [
         lsm: &[],
     },
     Open {
-        what: "as root it can leave its cgroup or undo the hooks",
-        closes: "run it as another user (--user), or boot with bpf in the kernel's list of LSMs",
-        lsm: &[
-            "on_file_open",
-            "on_task_alloc",
-            "on_bpf",
-            "on_inode_unlink",
-            "on_ptrace_access_check",
-        ],
-    },
-    Open {
-        what: "as root it can change what free processes and the kernel do (cron, units of systemd, core_pattern, modules)",
+        what: "as root it can change what free processes do (cron, units of systemd, libraries that they load)",
         closes: "run it as another user (--user)",
         lsm: &[],
     },

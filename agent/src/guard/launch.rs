@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use super::confine::confine;
 use super::error::GuardError;
 use super::filter;
 use super::hooks::Guard;
+use super::mounts;
 use super::supervise::supervise;
 use super::sys;
 use super::trust;
@@ -59,6 +60,10 @@ pub struct LaunchSpec {
     pub trust: Option<PathBuf>,
     /// How many descriptors it may have, soft and hard (`RLIMIT_NOFILE`); `None`: as many as the agent.
     pub descriptors: Option<Rlimit>,
+    /// What it does not see; `*` stands for one part of a path.
+    pub hide: Vec<PathBuf>,
+    /// What it sees all the same.
+    pub show: Vec<PathBuf>,
 }
 
 /// A started command.
@@ -105,6 +110,11 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
         let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX).to_string();
         command.args(["--soft", &number(current), "--hard", &number(maximum)]);
     }
+    for (option, paths) in [("--hide", &spec.hide), ("--show", &spec.show)] {
+        for path in paths {
+            command.arg(option).arg(path);
+        }
+    }
     command.arg("--").args(&spec.command);
     for name in &spec.removed {
         command.env_remove(name);
@@ -114,6 +124,11 @@ pub async fn launch(guard: &mut Guard, cgroup: &RunCgroup, spec: LaunchSpec) -> 
     let pid = child.id().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     let started = async {
         wait_stopped(pid).await.map_err(failed)?;
+        if !mounts::has_own(pid) {
+            tracing::warn!(
+                "the command has no mounts of its own (a container without that right): sockets of daemons are not hidden from it, and as root it reaches the cgroup tree"
+            );
+        }
         if let Some(bundle) = &spec.trust
             && !trust::is_covered(pid, bundle)
         {
@@ -167,21 +182,66 @@ fn raw(pid: u32) -> io::Result<Pid> {
         .ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
+/// What the child is told about itself.
+#[derive(Debug)]
+pub struct Launching<'a> {
+    /// Where it writes `0` to join.
+    pub procs: &'a Path,
+    /// Whom it becomes.
+    pub identity: Option<&'a Identity>,
+    /// As in [`LaunchSpec`].
+    pub trust: Option<&'a Path>,
+    /// Soft and hard limit of its descriptors.
+    pub descriptors: Option<(u64, u64)>,
+    /// As in [`LaunchSpec`].
+    pub hide: &'a [PathBuf],
+    /// As in [`LaunchSpec`].
+    pub show: &'a [PathBuf],
+    /// As in [`LaunchSpec`].
+    pub command: &'a [OsString],
+}
+
+impl Launching<'_> {
+    fn stays_root(&self) -> bool {
+        self.identity.is_none_or(|identity| identity.uid == 0)
+    }
+
+    /// Arranges what the command sees. Where there can be no mounts of its own, the agent sees that and says so.
+    fn mount(&self) -> io::Result<()> {
+        if !mounts::own()? {
+            return Ok(());
+        }
+        // Said by the agent likewise.
+        let _uncovered = self.trust.map(trust::trust);
+        mounts::hide(self.hide, self.show)?;
+        match self.procs.parent() {
+            Some(own) if self.stays_root() => mounts::bind_root(own),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The child's side: joins, waits for the agent's go, drops to the user, becomes the command. Returns only on failure:
 /// the exit status and what to print.
 #[must_use]
-pub fn launched_main(
-    procs: &Path,
-    identity: Option<&Identity>,
-    bundle: Option<&Path>,
-    descriptors: Option<(u64, u64)>,
-    command: &[OsString],
-) -> (i32, String) {
+pub fn launched_main(launching: &Launching<'_>) -> (i32, String) {
+    let Launching {
+        procs,
+        identity,
+        descriptors,
+        command,
+        ..
+    } = *launching;
     let Some((program, arguments)) = command.split_first() else {
         return (NOT_FOUND, "no command was given".into());
     };
-    // First, as the filter and the domain end it. Where it may not be, the agent sees that and says so.
-    let _said_by_the_agent = bundle.map(trust::trust);
+    // Before its path is hidden.
+    let joining = fs::OpenOptions::new().write(true).open(procs);
+    // First, as the filter and the domain end it.
+    if let Err(error) = launching.mount() {
+        let what = "what the command must not see cannot be hidden from it";
+        return (NOT_RUNNABLE, format!("{what}: {error}"));
+    }
     // Its listener is the agent's once the agent has taken it; here it closes when this process becomes the command.
     let _listener = match filter::install() {
         Ok(listener) => listener,
@@ -196,13 +256,18 @@ pub fn launched_main(
             format!("cannot be put into a Landlock domain: {error}"),
         );
     }
-    if let Err(error) = join(procs) {
+    if let Err(error) = joining.and_then(join) {
         return (NOT_RUNNABLE, format!("cannot join {}: {error}", procs.display()));
     }
     if let Some((soft, hard)) = descriptors
         && let Err(error) = limit_descriptors(soft, hard)
     {
         return (NOT_RUNNABLE, format!("cannot limit its descriptors: {error}"));
+    }
+    if launching.stays_root()
+        && let Err(error) = mounts::drop_capabilities()
+    {
+        return (NOT_RUNNABLE, format!("cannot drop capabilities: {error}"));
     }
     if let Err(error) = identity.map_or(Ok(()), become_user) {
         return (
@@ -234,10 +299,10 @@ fn is_there(program: &OsString) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
-fn join(procs: &Path) -> io::Result<()> {
+fn join(mut procs: fs::File) -> io::Result<()> {
     // Should the agent die in between, nobody would continue this process.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    fs::write(procs, "0")?;
+    procs.write_all(b"0")?;
     kill_process(rustix::process::getpid(), Signal::STOP)?;
     rustix::process::set_parent_process_death_signal(None)?;
     Ok(())

@@ -6,8 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::mount::mount_bind;
 
 /// Where distributions keep all roots in one file (Debian, Alpine and Arch; Red Hat; SUSE; OpenSSL's own default).
 const BUNDLES: [&str; 5] = [
@@ -18,23 +17,12 @@ const BUNDLES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Puts `bundle` over the system's, for this process and its descendants.
+/// Puts `bundle` over the system's, for this process and its descendants, which have mounts of their own.
 ///
 /// # Errors
-/// Where this process may not mount, as in a container without that right. Nothing has changed then, or only for this
-/// process.
+/// Where this process may not mount.
 pub(super) fn trust(bundle: &Path) -> io::Result<()> {
-    let places = places();
-    if places.is_empty() {
-        return Ok(());
-    }
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    // What the host mounts later is seen; what is mounted here is not seen there.
-    mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )?;
-    for place in places {
+    for place in places() {
         mount_bind(bundle, &place)?;
     }
     Ok(())

@@ -1,5 +1,5 @@
 # What every hostile program begins with. A program that gets out prints ESCAPED, or its packets are seen outside.
-import ctypes, errno, mmap, os, select, struct, sys, time
+import ctypes, errno, glob, mmap, os, select, struct, sys, time
 from socket import *
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -60,6 +60,14 @@ def ip_packet(destination, protocol, payload):
 
 def udp_packet():
     return struct.pack('!HHHH', 40000, PORT, 8 + len(MARK), 0) + MARK
+
+def cgroups():
+    """Where cgroup2 is mounted: the root of all cgroups, where nobody has changed that."""
+    return '/sys/fs/cgroup/unified' if os.path.exists('/sys/fs/cgroup/unified') else '/sys/fs/cgroup'
+
+def ping_allowed():
+    try: open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0')
+    except OSError: pass
 
 def resolver():
     for line in open('/etc/resolv.conf'):

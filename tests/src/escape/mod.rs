@@ -235,7 +235,11 @@ impl Suite {
                 "the agent is not built: cargo build --package interdict"
             );
             let user = if who == Who::User { "nobody" } else { "root" };
-            command.arg(agent).args(["run", "--user", user, "--state-dir"]);
+            let config = self.dir.path().join("interdict.toml");
+            let hidden = self.donor().join("hidden");
+            std::fs::write(&config, format!("[unix]\nhide = [{hidden:?}]\n"))?;
+            command.arg(agent).args(["run", "--user", user, "--config"]);
+            command.arg(config).arg("--state-dir");
             command.arg(self.state(setting, who)).arg("--");
         }
         command.args([PYTHON, "-u", "-c", &format!("{HOSTILE}\n{RUNNER}")]);

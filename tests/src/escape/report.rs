@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use interdict::guard::lsm_is_active;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -93,8 +94,8 @@ impl Row {
 
     fn why_open(&self) -> String {
         match self.vector.expect {
-            Expect::Open(closes) if self.is_open() => format!("; closed by {closes}"),
-            Expect::Open(_) | Expect::Recorded | Expect::Denied => String::new(),
+            Expect::Open(closes) | Expect::Lsm(closes) if self.is_open() => format!("; closed by {closes}"),
+            Expect::Open(_) | Expect::Lsm(_) | Expect::Recorded | Expect::Denied => String::new(),
         }
     }
 }
@@ -215,11 +216,16 @@ fn surprise(row: &Row) -> Option<String> {
     }
     let name = row.vector.name;
     let escaped = |when: &str, seen: &[String]| format!("{name}: got out {when}: {seen:?}");
-    match row.vector.expect {
-        Expect::Open(_) if !row.is_open() && row.free == WORKS => {
+    let expect = match row.vector.expect {
+        Expect::Lsm(_) if lsm_is_active().is_ok() => Expect::Recorded,
+        Expect::Lsm(hook) => Expect::Open(hook),
+        other @ (Expect::Recorded | Expect::Denied | Expect::Open(_)) => other,
+    };
+    match expect {
+        Expect::Open(_) | Expect::Lsm(_) if !row.is_open() && row.free == WORKS => {
             Some(format!("{name}: no longer open: its line can be changed"))
         }
-        Expect::Open(_) => None,
+        Expect::Open(_) | Expect::Lsm(_) => None,
         Expect::Recorded | Expect::Denied if !row.escaped.is_empty() => Some(escaped("", &row.escaped)),
         Expect::Recorded | Expect::Denied if !row.killed.is_empty() => {
             Some(escaped("after the agent was killed", &row.killed))

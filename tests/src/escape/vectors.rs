@@ -16,7 +16,9 @@ pub enum Expect {
     Recorded,
     /// Denied by the kernel itself, which tells nobody.
     Denied,
-    /// Gets out on a kernel without BPF LSM; what would close it.
+    /// Recorded where BPF LSM is active; gets out elsewhere. The hook that closes it.
+    Lsm(&'static str),
+    /// Gets out; what would close it.
     Open(&'static str),
 }
 
@@ -53,11 +55,11 @@ const fn root(name: &'static str, expect: Expect, program: &'static str) -> Vect
     }
 }
 
-use Expect::{Denied, Open, Recorded};
+use Expect::{Denied, Lsm, Open, Recorded};
 
 const UNIX: &str = "LSM unix_stream_connect";
+const SEND: &str = "LSM unix_may_send";
 const RECEIVE: &str = "LSM file_receive";
-const MOVED: &str = "a user without write access to the cgroup tree";
 const DNS: &str = "a resolver of the agent's own";
 const SERVE: &str = "nothing yet: a governed process may be a server";
 
@@ -323,12 +325,12 @@ pub const VECTORS: &[Vector] = &[
     root(
         "ping, v4",
         Recorded,
-        "open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0')\nsocket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP).sendto(echo_request(), (V4, 0))",
+        "ping_allowed()\nsocket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP).sendto(echo_request(), (V4, 0))",
     ),
     root(
         "ping, v6",
         Recorded,
-        "open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0')\nsocket(AF_INET6, SOCK_DGRAM, IPPROTO_ICMPV6).sendto(echo_request(128), (V6, 0))",
+        "ping_allowed()\nsocket(AF_INET6, SOCK_DGRAM, IPPROTO_ICMPV6).sendto(echo_request(128), (V6, 0))",
     ),
     user(
         "SCTP, v4",
@@ -412,12 +414,12 @@ pub const VECTORS: &[Vector] = &[
     user(
         "cgroup move",
         Denied,
-        "open('/sys/fs/cgroup/unified/cgroup.procs' if os.path.exists('/sys/fs/cgroup/unified') else '/sys/fs/cgroup/cgroup.procs', 'w').write('0'); udp().sendto(MARK, (V4, PORT))",
+        "open(cgroups() + '/cgroup.procs', 'w').write('0'); udp().sendto(MARK, (V4, PORT))",
     ),
     root(
         "cgroup move, as root",
-        Open(MOVED),
-        "open('/sys/fs/cgroup/unified/cgroup.procs' if os.path.exists('/sys/fs/cgroup/unified') else '/sys/fs/cgroup/cgroup.procs', 'w').write('0'); udp().sendto(MARK, (V4, PORT))",
+        Denied,
+        "open(cgroups() + '/cgroup.procs', 'w').write('0'); udp().sendto(MARK, (V4, PORT))",
     ),
     user(
         "new user and network namespace, tcp",
@@ -436,8 +438,38 @@ pub const VECTORS: &[Vector] = &[
     ),
     root(
         "new network namespace",
-        Recorded,
+        Denied,
         "new_namespaces(0x40000000); s = tcp(AF_INET6); s.connect((V6, PORT)); talk(s)",
+    ),
+    root(
+        "new process in another cgroup",
+        Denied,
+        "there = os.open(cgroups(), os.O_RDONLY | os.O_DIRECTORY)\narguments = struct.pack('=11Q', 1 << 33, 0, 0, 0, 17, 0, 0, 0, 0, 0, there)\nif call(435, ctypes.create_string_buffer(arguments, 88), 88) == 0:\n    udp().sendto(MARK, (V4, PORT)); os._exit(0)\nos.wait()",
+    ),
+    root(
+        "mount namespace of another process",
+        Denied,
+        "check(libc.setns(os.open('/proc/%s/ns/mnt' % os.environ['OTHER_PID'], os.O_RDONLY), 0x20000)); print('ESCAPED')",
+    ),
+    root(
+        "what the kernel starts at a crash",
+        Denied,
+        "open('/proc/sys/kernel/core_pattern', 'r+').close(); print('ESCAPED')",
+    ),
+    root(
+        "kernel module",
+        Denied,
+        "try: call(175 if BPF == 321 else 105, b'none', 4, b'')\nexcept OSError as error:\n    if error.errno in (errno.EPERM, errno.ENOSYS): raise\nprint('ESCAPED')",
+    ),
+    root(
+        "the hooks' pins, as root",
+        Denied,
+        "places = ('/sys/fs/bpf', '/run/interdict/bpf')\nfor place in places:\n    for run in glob.glob(place + '/interdict/run-*'): print('ESCAPED', run)\nraise OSError(errno.ENOENT, 'no pins')",
+    ),
+    root(
+        "mounts of its own",
+        Denied,
+        "check(libc.unshare(0x20000)); check(libc.mount(b'none', b'/', None, 0x44000, None)); check(libc.mount(b'none', b'/mnt', b'tmpfs', 0, None)); print('ESCAPED')",
     ),
     root(
         "network namespace of another process",
@@ -450,11 +482,21 @@ pub const VECTORS: &[Vector] = &[
         Denied,
         "socket(fileno=os.dup(9)).send(MARK)",
     ),
-    user("passed descriptor", Open(RECEIVE), "passed().send(MARK)"),
+    user("passed descriptor", Lsm(RECEIVE), "passed().send(MARK)"),
     user(
         "a daemon's socket, path",
-        Open(UNIX),
+        Lsm(UNIX),
         "d = socket(AF_UNIX); d.connect(DONOR + '/daemon'); d.sendall(b'%d' % PORT); d.recv(1)",
+    ),
+    user(
+        "a hidden daemon's socket",
+        Denied,
+        "d = socket(AF_UNIX); d.connect(DONOR + '/hidden/daemon'); d.sendall(b'%d' % PORT); d.recv(1)",
+    ),
+    user(
+        "a daemon's socket, datagram",
+        Lsm(SEND),
+        "d = socket(AF_UNIX, SOCK_DGRAM); d.sendto(b'%d' % PORT, DONOR + '/datagrams'); time.sleep(0.2)",
     ),
     user(
         "a daemon's socket, abstract",

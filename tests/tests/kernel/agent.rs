@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use interdict::guard::{Identity, LaunchSpec, launch, launched_main};
+use interdict::guard::{Identity, LaunchSpec, Launching, launch, launched_main};
 
 use crate::world::{World, python, script};
 
@@ -29,7 +29,15 @@ pub(crate) fn launched(arguments: &[String]) -> ExitCode {
         .map(OsString::from)
         .collect();
     let procs = PathBuf::from(value("--procs").unwrap_or_default());
-    let (status, message) = launched_main(&procs, identity.as_ref(), None, None, &command);
+    let (status, message) = launched_main(&Launching {
+        procs: &procs,
+        identity: identity.as_ref(),
+        trust: None,
+        descriptors: None,
+        hide: &[],
+        show: &[],
+        command: &command,
+    });
     eprintln!("{message}");
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
@@ -61,6 +69,8 @@ fn serve(arguments: &[String]) -> Result<()> {
             removed: Vec::new(),
             trust: None,
             descriptors: None,
+            hide: Vec::new(),
+            show: Vec::new(),
         };
         let mut launched = launch(&mut world.guard, &world.cgroup, spec).await?;
         launched.child.wait().await?;

@@ -83,6 +83,8 @@ fn spec(command: Vec<OsString>, identity: Option<Identity>) -> LaunchSpec {
         removed: vec!["PATH".into()],
         trust: None,
         descriptors: None,
+        hide: Vec::new(),
+        show: Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::config::DAEMONS;
 use crate::guard::{GuardError, bpffs, has_domains, lsm_is_active, probe};
 
 use super::Check;
@@ -11,20 +12,8 @@ use super::Check;
 const FLOOR: (u32, u32) = (5, 15);
 const WHOLE: (u32, u32) = (6, 1);
 
-/// Daemons that do things on the network for whoever may talk to them.
-const DAEMONS: [&str; 7] = [
-    "/run/docker.sock",
-    "/run/podman/podman.sock",
-    "/run/containerd/containerd.sock",
-    "/run/dbus/system_bus_socket",
-    "/run/systemd/resolve/io.systemd.Resolve",
-    "/run/snapd.socket",
-    "/run/libvirt/libvirt-sock",
-];
-
 pub(super) fn checks() -> Vec<Check> {
-    let mut checks = vec![version(), btf(), lsm(), ptrace(), bpf()];
-    checks.extend(daemons());
+    let mut checks = vec![version(), btf(), lsm(), ptrace(), bpf(), daemons()];
     hooks(&mut checks);
     checks
 }
@@ -102,23 +91,17 @@ fn bpf() -> Check {
     }
 }
 
-fn daemons() -> Vec<Check> {
-    let reachable: Vec<&str> = DAEMONS
+fn daemons() -> Check {
+    let there: Vec<&str> = DAEMONS
         .into_iter()
         .filter(|path| Path::new(path).exists())
         .collect();
-    if reachable.is_empty() {
-        return vec![Check::available(
-            "kernel",
-            "daemons with network",
-            "none of the known ones runs here",
-        )];
-    }
-    vec![
-        Check::limited("kernel", "daemons with network", reachable.join(", "))
-            .open("a process that may talk to one of them has its network")
-            .next("keep the command's user out of their groups, or hide the sockets from it (InaccessiblePaths= in systemd)"),
-    ]
+    let found = if there.is_empty() {
+        "none of the known ones runs here".to_owned()
+    } else {
+        format!("{}: hidden from a run", there.join(", "))
+    };
+    Check::available("kernel", "daemons with network", found)
 }
 
 fn hooks(checks: &mut Vec<Check>) {
