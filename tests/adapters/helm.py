@@ -205,7 +205,7 @@ def main():
 
         schema = json.loads((Path(arguments[0]) / "values.schema.json").read_text())
         values = yaml.safe_load((Path(arguments[0]) / "values.yaml").read_text())
-        jsonschema.Draft202012Validator.check_schema(schema)
+        jsonschema.validators.validator_for(schema).check_schema(schema)
         jsonschema.validate(merge(values, yaml.safe_load(Path(arguments[1]).read_text())), schema)
 
 
