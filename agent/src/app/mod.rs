@@ -21,4 +21,5 @@ mod uninstall_tests;
 pub mod untaint;
 pub mod user;
 
+pub use rooms::rotate_authority;
 pub use run::{RunError, RunSpec, run};

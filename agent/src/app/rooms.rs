@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::approval::{Broker, BrokerError};
 use crate::audit::{AuditError, AuditLog};
 use crate::config::Config;
-use crate::connection::tls::{Authority, TlsError};
+use crate::connection::tls::{Authority, Rotated, TlsError, rotate};
 use crate::identity::{Binding, IdentityError, Issuers, TokenSource};
 use crate::mask::{Classes, ClassesError, KeyError, MaskEngine, MaskKey};
 use crate::model::{BootId, Principal, PrincipalKind, RunId};
@@ -147,7 +147,7 @@ pub(super) fn shared(config: &Config) -> Result<Shared, BuildError> {
     )?;
     let ca_dir = config.state_dir.join("ca");
     let authority = Arc::new(Authority::load_or_create(&ca_dir, &host)?);
-    let bundle = super::environment::write_bundle(&ca_dir, authority.pem()).map_err(state(&ca_dir))?;
+    let bundle = super::environment::write_bundle(&ca_dir, &authority.pem()?).map_err(state(&ca_dir))?;
     Ok(Shared {
         audit,
         masks,
@@ -168,6 +168,14 @@ pub(super) fn workload_principal(name: &str) -> Principal {
         groups: [].into(),
         expires_at: None,
     }
+}
+
+/// Makes another certificate authority in `dir`, as `interdict ca rotate` does.
+///
+/// # Errors
+/// Where there is none yet, or a file cannot be read or written.
+pub fn rotate_authority(dir: &Path, overlap: std::time::Duration) -> Result<Rotated, TlsError> {
+    rotate(dir, &host_name(), overlap)
 }
 
 fn host_name() -> String {

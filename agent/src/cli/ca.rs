@@ -1,7 +1,7 @@
 //! `interdict ca`: the authority that the agent shows to governed processes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use data_encoding::HEXLOWER;
@@ -21,6 +21,22 @@ pub(super) enum CaCommand {
     Show {
         #[command(flatten)]
         place: Place,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make another authority. Running agents sign with it within a second; the certificate of the one before stays among
+    /// those that processes are told to trust for a while. Processes that have read their roots already are to be started
+    /// again.
+    #[command(
+        after_help = "Example:\n  sudo interdict ca rotate --config /etc/interdict/interdict.toml --overlap 24h"
+    )]
+    Rotate {
+        #[command(flatten)]
+        place: Place,
+        /// How long the one before stays trusted: 0s where its key may be in wrong hands.
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+        overlap: std::time::Duration,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -65,12 +81,38 @@ impl Place {
 pub(super) fn run(command: CaCommand) -> Outcome {
     match command {
         CaCommand::Show { place, json } => show(place.file()?, json),
+        CaCommand::Rotate { place, overlap, json } => rotate(&place.file()?, overlap, json),
         CaCommand::Export { place } => {
             let file = place.file()?;
             say_bytes(read(&file)?.as_bytes());
             Ok(OK)
         }
     }
+}
+
+fn rotate(file: &Path, overlap: std::time::Duration, json: bool) -> Outcome {
+    let dir = file.parent().unwrap_or(file);
+    let rotated = crate::app::rotate_authority(dir, overlap).map_err(|error| {
+        Failure::new(
+            error.to_string(),
+            "Run it as the user that runs the agent; the first `interdict run` makes the authority.",
+        )
+    })?;
+    let until = time(rotated.until.as_nanos());
+    if json {
+        say_json(&serde_json::json!({"file": rotated.pem_path, "previous_trusted_until": until}));
+    } else {
+        say(&format!(
+            "Another authority signs from now on: {}\nThe one before is trusted until {until} by what reads its roots from there.\n\
+             Processes that have read them already are to be started again.",
+            rotated.pem_path.display()
+        ));
+    }
+    Ok(OK)
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    crate::model::duration(text).map_err(|error| error.to_string())
 }
 
 fn read(file: &PathBuf) -> Result<String, Failure> {

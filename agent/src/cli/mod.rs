@@ -83,7 +83,7 @@ enum Command {
     /// Policies: check them, test them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// The agent's certificate authority: show it, export it.
+    /// The agent's certificate authority: show it, export it, make another.
     #[command(subcommand)]
     Ca(ca::CaCommand),
     /// The configuration: check it, show what holds, its schema.

@@ -36,7 +36,7 @@ fn authority(config: &Config) -> Check {
             Check::available(area, name, format!("{path}, valid until {until}"))
         }
         Ok((path, until)) => Check::limited(area, name, format!("{path}, valid until {until}"))
-            .next("remove the directory: the next run makes another, which processes then trust"),
+            .next("interdict ca rotate makes another, which processes then trust"),
         Err(error) => Check::missing(area, name, error.to_string())
             .next("restore the directory, or remove it: the next run makes another"),
     }

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -25,12 +26,18 @@ use super::TlsError;
 
 /// Leaves that are kept; beyond it the cache starts anew (a process that asks for many names costs only time).
 const MAX_LEAVES: usize = 1024;
-/// A leaf lives this long from the agent's start.
-const LEAF_LIFE: Duration = Duration::days(30);
+/// A leaf lives this long…
+const LEAF_LIFE: Duration = Duration::days(3);
+/// …and is made anew when it is this old, for handshakes from then on.
+const LEAF_RENEWED: Duration = Duration::days(1);
+/// How often the authority's file is looked at: another may have been made (`interdict ca rotate`).
+const LOOKED_AT: std::time::Duration = std::time::Duration::from_secs(1);
 /// The authority lives this long.
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
 /// Clocks of processes and agent may differ by this much.
 const CLOCK_SLACK: Duration = Duration::days(1);
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 /// A name that a leaf proves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,12 +53,78 @@ type Leaf = (Arc<rustls::ServerConfig>, Digest);
 
 /// The agent's certificate authority.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
-    pem: String,
+    private: PathBuf,
     pem_path: PathBuf,
     leaf_key: KeyPair,
-    leaves: Mutex<HashMap<Vec<SubjectName>, Leaf>>,
+    current: Mutex<Current>,
+}
+
+/// The authority of the moment.
+struct Current {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    /// With when each was made.
+    leaves: HashMap<Vec<SubjectName>, (Leaf, OffsetDateTime)>,
+    mark: Option<Mark>,
+    looked: Instant,
+}
+
+/// What tells one state of a file from another: its inode, and when it was changed.
+type Mark = (u64, i64, i64);
+
+fn mark(path: &Path) -> Option<Mark> {
+    let seen = fs::metadata(path).ok()?;
+    Some((seen.ino(), seen.mtime(), seen.mtime_nsec()))
+}
+
+impl Current {
+    fn load(private: &Path) -> Result<Self, TlsError> {
+        // Looked at before it is read: a change in between is found the next time.
+        let mark = mark(private);
+        let text = fs::read_to_string(private).map_err(|source| TlsError::File {
+            path: private.to_owned(),
+            source,
+        })?;
+        let text = zeroize::Zeroizing::new(text);
+        let wrong = |expected, reason: String| TlsError::Content {
+            path: private.to_owned(),
+            expected,
+            reason,
+        };
+        let key = KeyPair::from_pem(&text).map_err(|error| wrong("a private key", error.to_string()))?;
+        let certificate = CertificateDer::from_pem_slice(text.as_bytes())
+            .map_err(|error| wrong("a certificate", error.to_string()))?
+            .into_owned();
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|error| wrong("an authority's certificate", error.to_string()))?;
+        Ok(Self {
+            issuer,
+            certificate,
+            leaves: HashMap::new(),
+            mark,
+            looked: Instant::now(),
+        })
+    }
+
+    /// Takes another authority, where there is one.
+    fn refresh(&mut self, private: &Path) {
+        if self.looked.elapsed() < LOOKED_AT {
+            return;
+        }
+        self.looked = Instant::now();
+        if mark(private) == self.mark {
+            return;
+        }
+        match Self::load(private) {
+            Ok(other) => {
+                tracing::info!("the certificate authority is another: leaves are made anew");
+                *self = other;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the certificate authority cannot be read again: the old one stays")
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Authority {
@@ -77,40 +150,25 @@ impl Authority {
         if !private.exists() {
             create(&private, host)?;
         }
-        let text = fs::read_to_string(&private).map_err(|source| TlsError::File {
-            path: private.clone(),
-            source,
-        })?;
-        Self::from_pem(&text, &private, dir.join("ca.pem"))
-    }
-
-    fn from_pem(text: &str, private: &Path, pem_path: PathBuf) -> Result<Self, TlsError> {
-        let wrong = |expected, reason: String| TlsError::Content {
-            path: private.to_owned(),
-            expected,
-            reason,
-        };
-        let key = KeyPair::from_pem(text).map_err(|error| wrong("a private key", error.to_string()))?;
-        let certificate = CertificateDer::from_pem_slice(text.as_bytes())
-            .map_err(|error| wrong("a certificate", error.to_string()))?
-            .into_owned();
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|error| wrong("an authority's certificate", error.to_string()))?;
-        let start = text.find("-----BEGIN CERTIFICATE-----").unwrap_or(text.len());
-        let pem = text.get(start..).unwrap_or_default().to_owned();
-        publish(&pem_path, &pem)?;
+        let current = Current::load(&private)?;
+        let pem_path = dir.join("ca.pem");
+        publish(&pem_path, &public(dir)?)?;
         let leaf_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| TlsError::Leaf {
             name: "the agent's leaves".into(),
             source,
         })?;
         Ok(Self {
-            issuer,
-            certificate,
-            pem,
+            private,
             pem_path,
             leaf_key,
-            leaves: Mutex::default(),
+            current: Mutex::new(current),
         })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.refresh(&self.private);
+        current
     }
 
     /// Until when the authority's certificate is valid.
@@ -119,7 +177,8 @@ impl Authority {
     /// Where it cannot be read back.
     pub fn valid_until(&self) -> Result<crate::model::Timestamp, TlsError> {
         use x509_parser::prelude::FromDer;
-        let parsed = x509_parser::certificate::X509Certificate::from_der(&self.certificate);
+        let certificate = self.current().certificate.clone();
+        let parsed = x509_parser::certificate::X509Certificate::from_der(&certificate);
         let (_, certificate) = parsed.map_err(|error| TlsError::Content {
             path: self.pem_path.clone(),
             expected: "a certificate",
@@ -130,13 +189,19 @@ impl Authority {
         ))
     }
 
-    /// The authority's certificate as PEM.
-    #[must_use]
-    pub fn pem(&self) -> &str {
-        &self.pem
+    /// What processes are to trust, as PEM: the authority's certificate, and behind it those of authorities before it that
+    /// are still trusted.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn pem(&self) -> Result<String, TlsError> {
+        fs::read_to_string(&self.pem_path).map_err(|source| TlsError::File {
+            path: self.pem_path.clone(),
+            source,
+        })
     }
 
-    /// The file with the authority's certificate, readable by everybody.
+    /// The file with what processes are to trust, readable by everybody.
     #[must_use]
     pub fn pem_path(&self) -> &Path {
         &self.pem_path
@@ -181,19 +246,30 @@ impl Authority {
     }
 
     fn leaf(&self, names: Vec<SubjectName>) -> Result<Leaf, TlsError> {
-        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = leaves.get(&names) {
+        self.leaf_at(names, wall())
+    }
+
+    fn leaf_at(&self, names: Vec<SubjectName>, now: OffsetDateTime) -> Result<Leaf, TlsError> {
+        let mut current = self.current();
+        if let Some((known, made)) = current.leaves.get(&names)
+            && (*made..*made + LEAF_RENEWED).contains(&now)
+        {
             return Ok(known.clone());
         }
-        if leaves.len() >= MAX_LEAVES {
-            leaves.clear();
+        if current.leaves.len() >= MAX_LEAVES {
+            current.leaves.clear();
         }
-        let made = self.make_leaf(&names)?;
-        leaves.insert(names, made.clone());
+        let made = self.make_leaf(&current, &names, now)?;
+        current.leaves.insert(names, (made.clone(), now));
         Ok(made)
     }
 
-    fn make_leaf(&self, names: &[SubjectName]) -> Result<Leaf, TlsError> {
+    fn make_leaf(
+        &self,
+        current: &Current,
+        names: &[SubjectName],
+        now: OffsetDateTime,
+    ) -> Result<Leaf, TlsError> {
         let shown = names
             .first()
             .map_or_else(|| "nobody".to_owned(), |name| format!("{name:?}"));
@@ -209,19 +285,20 @@ impl Authority {
                 SubjectName::Ip(address) => SanType::IpAddress(*address),
             });
         }
-        let now = wall();
         params.not_before = now - CLOCK_SLACK;
         params.not_after = now + LEAF_LIFE;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&self.leaf_key, &self.issuer).map_err(failed)?;
+        let leaf = params
+            .signed_by(&self.leaf_key, &current.issuer)
+            .map_err(failed)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.leaf_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone(), self.certificate.clone()], key)?;
+            .with_single_cert(vec![leaf.der().clone(), current.certificate.clone()], key)?;
         // The signature is ECDSA with SHA-256, so that is the hash (RFC 5929, 4.1).
         Ok((Arc::new(config), Digest::of(leaf.der())))
     }
@@ -239,8 +316,124 @@ fn named(common_name: &str) -> DistinguishedName {
     name
 }
 
-/// Makes key and certificate in one file, so that they cannot come from two agents; `link` makes it appear whole.
+/// An authority in the place of another.
+#[derive(Debug)]
+pub struct Rotated {
+    /// The file with what processes are to trust from now on.
+    pub pem_path: PathBuf,
+    /// Until when the authority before is trusted beside it.
+    pub until: crate::model::Timestamp,
+}
+
+/// Makes another authority in `dir`. Running agents use it within a second, for handshakes from then on. The certificate of
+/// the one before stays among those that processes are told to trust, for `overlap`; its key is gone.
+///
+/// Processes that have read their roots already do not trust the new one: they are to be started again.
+///
+/// # Errors
+/// Where there is none yet, or a file cannot be read or written.
+pub fn rotate(dir: &Path, host: &str, overlap: std::time::Duration) -> Result<Rotated, TlsError> {
+    let private = dir.join("authority.pem");
+    let old = Current::load(&private)?;
+    let until = crate::clock::now().plus(overlap);
+    let text = zeroize::Zeroizing::new(make(host)?);
+    let mut before = format!("until: {}\n{}", until.as_seconds(), pem(&old.certificate));
+    for (end, certificate) in trusted_before(dir) {
+        before.push_str(&format!("until: {end}\n{certificate}"));
+    }
+    publish(&dir.join("previous.pem"), &before)?;
+    // Trusted before it signs: first the files that processes read, then the key.
+    let pem_path = dir.join("ca.pem");
+    let all = format!("{}{}", certificate_of(&text), certificates_before(dir));
+    publish(&pem_path, &all)?;
+    append(&dir.join("bundle.pem"), certificate_of(&text))?;
+    let draft = write_private(&private, &text)?;
+    fs::rename(&draft, &private).map_err(|source| TlsError::File {
+        path: private,
+        source,
+    })?;
+    Ok(Rotated { pem_path, until })
+}
+
+/// Adds to a file at once, in its place: processes of a run have it in the place of the system's roots.
+fn append(path: &Path, text: &str) -> Result<(), TlsError> {
+    let opened = fs::OpenOptions::new().append(true).open(path);
+    match opened.and_then(|mut file| file.write_all(text.as_bytes())) {
+        // No run has made it yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|source| TlsError::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The authority's certificate with those before it that are still trusted.
+fn public(dir: &Path) -> Result<String, TlsError> {
+    let path = dir.join("authority.pem");
+    let text = fs::read_to_string(&path).map_err(|source| TlsError::File { path, source })?;
+    let text = zeroize::Zeroizing::new(text);
+    Ok(format!("{}{}", certificate_of(&text), certificates_before(dir)))
+}
+
+/// The certificate behind the key in a file that `create` wrote.
+fn certificate_of(text: &str) -> &str {
+    let start = text.find(BEGIN).unwrap_or(text.len());
+    text.get(start..).unwrap_or_default()
+}
+
+fn certificates_before(dir: &Path) -> String {
+    let certificates = trusted_before(dir).into_iter();
+    certificates.map(|(_, certificate)| certificate).collect()
+}
+
+/// Certificates of authorities before that are still trusted, each with its end in seconds.
+fn trusted_before(dir: &Path) -> Vec<(i64, String)> {
+    let now = crate::clock::now().as_seconds();
+    let text = fs::read_to_string(dir.join("previous.pem")).unwrap_or_default();
+    let mut before = Vec::new();
+    for part in text.split("until: ").skip(1) {
+        let Some((end, certificate)) = part.split_once('\n') else {
+            continue;
+        };
+        match end.trim().parse::<i64>() {
+            Ok(end) if end > now => before.push((end, certificate.to_owned())),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    before
+}
+
+/// RFC 7468 text of a certificate.
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let encoded = data_encoding::BASE64.encode(certificate);
+    let lines: Vec<&str> = encoded
+        .as_bytes()
+        .chunks(64)
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .collect();
+    format!("{BEGIN}\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+/// Makes an authority in a file that is not there yet; `link` makes it appear whole.
 fn create(path: &Path, host: &str) -> Result<(), TlsError> {
+    let wrong = |source| TlsError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let text = zeroize::Zeroizing::new(make(host)?);
+    let draft = write_private(path, &text)?;
+    let linked = match fs::hard_link(&draft, path) {
+        // Another agent was quicker: its authority is the one.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    fs::remove_file(&draft).map_err(wrong)?;
+    linked.map_err(wrong)
+}
+
+/// Key and certificate as one text, so that they cannot come from two agents.
+fn make(host: &str) -> Result<String, TlsError> {
     let failed = |source| TlsError::Leaf {
         name: "the authority".into(),
         source,
@@ -254,8 +447,12 @@ fn create(path: &Path, host: &str) -> Result<(), TlsError> {
     params.not_before = now - CLOCK_SLACK;
     params.not_after = now + AUTHORITY_LIFE;
     let certificate = params.self_signed(&key).map_err(failed)?;
-    let text = zeroize::Zeroizing::new(format!("{}{}", key.serialize_pem(), certificate.pem()));
+    let key = zeroize::Zeroizing::new(key.serialize_pem());
+    Ok(format!("{}{}", *key, certificate.pem()))
+}
 
+/// Writes what only root may read beside `path`, on the disk; its name.
+fn write_private(path: &Path, text: &str) -> Result<PathBuf, TlsError> {
     let wrong = |source| TlsError::File {
         path: path.to_owned(),
         source,
@@ -271,13 +468,7 @@ fn create(path: &Path, host: &str) -> Result<(), TlsError> {
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(wrong)?;
-    let linked = match fs::hard_link(&draft, path) {
-        // Another agent was quicker: its authority is the one.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    };
-    fs::remove_file(&draft).map_err(wrong)?;
-    linked.map_err(wrong)
+    Ok(draft)
 }
 
 fn publish(path: &Path, pem: &str) -> Result<(), TlsError> {
@@ -303,7 +494,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let first = Authority::load_or_create(dir.path(), "here").expect("made");
         let again = Authority::load_or_create(dir.path(), "here").expect("loaded");
-        assert_eq!(first.pem(), again.pem());
+        assert_eq!(first.pem().expect("read"), again.pem().expect("read"));
         let public = fs::read_to_string(first.pem_path()).expect("readable");
         assert!(!public.contains("PRIVATE KEY"));
         let mode = fs::metadata(dir.path().join("authority.pem"))
@@ -325,6 +516,57 @@ mod tests {
             .acceptor_config(Some("db.example"), &ip, &[])
             .expect("leaf");
         assert!(Arc::ptr_eq(&one, &two));
+    }
+
+    #[test]
+    fn a_leaf_is_made_anew_long_before_it_ends() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let authority = Authority::load_or_create(dir.path(), "here").expect("made");
+        let names = || vec![SubjectName::Dns("db.example".into())];
+        let now = wall();
+        let leaf = |now| authority.leaf_at(names(), now).expect("leaf").1;
+        let first = leaf(now);
+        assert_eq!(leaf(now + LEAF_RENEWED - Duration::seconds(1)), first);
+        let second = leaf(now + LEAF_RENEWED);
+        assert_ne!(second, first);
+        // A clock that was set back does not make it last.
+        assert_ne!(leaf(now), second);
+    }
+
+    #[test]
+    fn another_authority_signs_at_once_and_the_one_before_stays_trusted_for_a_while() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let authority = Authority::load_or_create(dir.path(), "here").expect("made");
+        let leaf = || {
+            authority.current.lock().expect("lock").looked -= LOOKED_AT;
+            authority
+                .leaf(vec![SubjectName::Dns("a.example".into())])
+                .expect("leaf")
+                .1
+        };
+        let trusted = || {
+            let text = authority.pem().expect("read");
+            let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+            all.expect("certificates")
+        };
+        let (first, before) = (leaf(), trusted());
+        fs::write(dir.path().join("bundle.pem"), "roots\n").expect("written");
+        rotate(dir.path(), "here", std::time::Duration::from_secs(600)).expect("rotated");
+        assert_ne!(leaf(), first);
+        assert_eq!(trusted().len(), 2);
+        assert_eq!(trusted().last(), before.first());
+        let bundle = fs::read_to_string(dir.path().join("bundle.pem")).expect("read");
+        assert!(bundle.starts_with("roots\n") && bundle.contains(BEGIN));
+        // What has ended is trusted no more, and an agent that starts says so.
+        rotate(dir.path(), "here", std::time::Duration::ZERO).expect("rotated");
+        let again = Authority::load_or_create(dir.path(), "here").expect("loaded");
+        let text = again.pem().expect("read");
+        assert_eq!(text.matches(BEGIN).count(), 2);
+        assert!(!text.contains("PRIVATE"));
+        let mode = fs::metadata(dir.path().join("authority.pem"))
+            .expect("there")
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod authority;
 mod upstream;
 
-pub use authority::{Authority, SubjectName};
+pub use authority::{Authority, Rotated, SubjectName, rotate};
 pub use upstream::UpstreamVerifier;
 
 use std::path::PathBuf;
