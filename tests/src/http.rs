@@ -25,6 +25,8 @@ use tokio::runtime::Runtime;
 use crate::relay::{process, rooms};
 use crate::tools::{certificates, repository};
 
+const MUTUAL: &str = "mutual = true\n";
+
 /// The real credential, which no governed process may ever need.
 pub const SECRET: &str = "the-real-key";
 
@@ -44,6 +46,11 @@ impl HttpTarget {
     /// # Errors
     /// Where a program of it fails.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::with(dir, false)
+    }
+
+    /// The same; `mutual`: nginx asks for a certificate that its CA has signed.
+    fn with(dir: &Path, mutual: bool) -> Result<Self> {
         let dir = dir.join("http");
         fs::create_dir_all(dir.join("files"))?;
         certificates(&dir)?;
@@ -55,17 +62,22 @@ impl HttpTarget {
             plain,
             tls,
         };
-        target.nginx()?;
+        target.nginx(mutual)?;
         Ok(target)
     }
 
-    fn nginx(&self) -> Result<()> {
+    fn nginx(&self, mutual: bool) -> Result<()> {
         let (dir, plain, tls) = (self.dir.display(), self.plain, self.tls);
+        let asks = if mutual {
+            format!("ssl_client_certificate {dir}/ca.crt; ssl_verify_client on;")
+        } else {
+            String::new()
+        };
         let configuration = format!(
             "pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1; events {{ worker_connections 256; }}\n\
              http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f;\n\
              uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; client_max_body_size 64m;\n\
-             server {{ listen 127.0.0.1:{tls} ssl http2; ssl_certificate {dir}/server.crt; ssl_certificate_key {dir}/server.key;\n\
+             server {{ listen 127.0.0.1:{tls} ssl http2; ssl_certificate {dir}/server.crt; ssl_certificate_key {dir}/server.key; {asks}\n\
              location / {{ proxy_pass http://127.0.0.1:{plain}; proxy_http_version 1.1; proxy_buffering off;\n\
              proxy_set_header Host $http_host; proxy_set_header X-Protocol $server_protocol; }} }} }}\n"
         );
@@ -159,6 +171,8 @@ pub struct HttpSetting<'a> {
     pub protocol: &'a str,
     /// Policies beside those that ship.
     pub policies: &'a str,
+    /// More lines of the target; `mutual = true` is none of them: nginx asks for a client certificate then.
+    pub more: &'a str,
 }
 
 impl Default for HttpSetting<'_> {
@@ -167,6 +181,7 @@ impl Default for HttpSetting<'_> {
             tls: true,
             protocol: "http",
             policies: "",
+            more: "",
         }
     }
 }
@@ -194,7 +209,7 @@ impl HttpRelay {
     pub fn start(setting: HttpSetting<'_>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
-        let target = HttpTarget::start(dir.path())?;
+        let target = HttpTarget::with(dir.path(), setting.more.contains(MUTUAL))?;
         let config = configuration(dir.path(), &target, setting)?;
         let audit = config.audit.dir.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -326,8 +341,9 @@ fn configuration(dir: &Path, target: &HttpTarget, setting: HttpSetting<'_>) -> R
     };
     let text = format!(
         "state_dir = \"state\"\n[approval]\nhold = \"0s\"\n[[target]]\nname = \"api\"\nprotocol = \"{}\"\n\
-         environment = \"prod\"\n{tls}\n[target.credential]\nas = \"bearer\"\nsecret_file = \"key\"\n",
-        setting.protocol
+         environment = \"prod\"\n{tls}\n{}[target.credential]\nas = \"bearer\"\nsecret_file = \"key\"\n",
+        setting.protocol,
+        setting.more.replace(MUTUAL, "")
     );
     Ok(parse(&text, &dir.join("interdict.toml"))?)
 }

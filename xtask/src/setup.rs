@@ -49,6 +49,7 @@ const PYTHON: &[&str] = &[
     "requests==2.*",
     "httpx[http2]==0.28.*",
     "grpcio==1.*",
+    "boto3==1.*",
     "websockets==17.*",
     "mcp==1.*",
     "openai==2.*",

@@ -191,7 +191,8 @@ fn verifier(target: &TargetConfig) -> Result<Option<UpstreamVerifier>, TlsError>
                 .map(|a| a.host.as_str())
                 .unwrap_or_default();
             let name = server_name.as_deref().unwrap_or(first);
-            UpstreamVerifier::new(&target.target.name.0, name, ca_file.as_deref(), &[]).map(Some)
+            let verified = (ca_file.as_deref(), [].as_slice());
+            UpstreamVerifier::configured(&target.target.name.0, name, verified, &target.upstream).map(Some)
         }
     }
 }

@@ -14,16 +14,16 @@ use toml::de::DeTable;
 
 use crate::model::{self, DataClass, Environment, Limits, Protocol, RecordingLevel, Target, TargetName};
 
-use super::place::credential_place;
+use super::place::{Scope, credential_place};
 use super::raw::{
     RawApproval, RawAudit, RawClickHouse, RawConfig, RawCredential, RawLimits, RawMasking, RawNetwork,
     RawTarget, Text,
 };
 use super::shape::{NOWHERE, mend};
 use super::types::{
-    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, MaskingConfig,
-    Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress, TargetConfig, UpstreamTls,
-    WhenFull,
+    ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,
+    MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress, TargetConfig,
+    UpstreamSettings, UpstreamTls, WhenFull,
 };
 use super::value;
 
@@ -329,6 +329,10 @@ impl Reader<'_> {
             tls,
             ca_file,
             server_name,
+            tls_min_version,
+            client_cert_file,
+            client_key_file,
+            http,
             recording,
             when_full,
             mode,
@@ -372,6 +376,12 @@ impl Reader<'_> {
         let secret = protocol == Protocol::Postgres || credential.is_some();
         let tls = self.upstream_tls(tls.as_ref(), (protocol, secret), ca_file, server_name, &addresses);
         let credential = credential.and_then(|c| self.credential(c, known));
+        let upstream = self.upstream_settings(tls_min_version.as_ref(), client_cert_file, client_key_file);
+        let mut wrong = Vec::new();
+        let http = super::http::settings(http, protocol, &mut wrong);
+        for (at, what) in wrong {
+            self.wrong(at, what);
+        }
         let made = TargetConfig {
             target: Target {
                 name: TargetName(shown.unwrap_or_default().into()),
@@ -396,8 +406,36 @@ impl Reader<'_> {
                 .and_then(|t| self.take(t, recording_of))
                 .unwrap_or(RecordingLevel::Operations),
             mode: mode.as_ref().and_then(|t| self.take(t, mode_of)),
+            upstream,
+            http,
         };
         known.map(|_protocol| made)
+    }
+
+    fn upstream_settings(
+        &mut self,
+        min_version: Option<&Text>,
+        cert_file: Option<Spanned<PathBuf>>,
+        key_file: Option<Spanned<PathBuf>>,
+    ) -> UpstreamSettings {
+        let client_certificate = match (cert_file, key_file) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(ClientCertificate {
+                cert_file: self.path(cert.into_inner()),
+                key_file: self.path(key.into_inner()),
+            }),
+            (Some(one), None) | (None, Some(one)) => {
+                let what = "a client certificate needs both: write client_cert_file and client_key_file";
+                self.wrong(one.span(), what);
+                None
+            }
+        };
+        UpstreamSettings {
+            client_certificate,
+            only_tls13: min_version
+                .and_then(|t| self.take(t, super::http::only_tls13))
+                .unwrap_or_default(),
+        }
     }
 
     fn upstream_tls(
@@ -445,11 +483,20 @@ impl Reader<'_> {
             place,
             name,
             user,
+            region,
+            service,
+            session_token_file,
             password_file,
             password_env,
             placeholder,
         } = raw.into_inner();
-        let read = |protocol| credential_place(protocol, place.as_ref(), name.as_ref(), user.as_ref());
+        let scope = Scope {
+            region: region.as_ref(),
+            service: service.as_ref(),
+            session_token: session_token_file.map(|file| self.path(file)),
+        };
+        let read =
+            |protocol| credential_place(protocol, place.as_ref(), (name.as_ref(), user.as_ref()), scope);
         let place = match protocol.map(read) {
             None => None,
             Some(Ok(place)) => Some(place),

@@ -51,6 +51,31 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
     ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
     ("\nmodus = \"enforce\"\n", 2, "did you mean `mode`?"),
     ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.http]\nmax_body = \"1 GiB\"\n",
+        6,
+        "\"128 MiB\"",
+    ),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.http]\npinned = \"yes\"\n",
+        6,
+        "\"block\" or \"pass\"",
+    ),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\nclient_cert_file = \"c\"\n",
+        5,
+        "client_key_file",
+    ),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\ntls_min_version = \"1.1\"\n",
+        5,
+        "\"1.2\" or \"1.3\"",
+    ),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.credential]\nas = \"sigv4\"\nsecret_env = \"S\"\n",
+        6,
+        "access_key_id",
+    ),
     ("[limits]\nmax_time = \"0s\"\n", 2, "\"30s\""),
     ("[limits]\nmax_time = \"soon\"\n", 2, "\"30s\""),
     (

@@ -2,6 +2,7 @@
 //! to write instead.
 
 mod glob;
+mod http;
 mod issuers;
 mod load;
 #[cfg(test)]
@@ -27,9 +28,10 @@ pub use origin::{Setting, settings};
 pub use schema::schema;
 pub use telemetry::{Listen, TelemetryConfig};
 pub use types::{
-    ApprovalConfig, AuditConfig, ClickHouseConfig, ColumnClass, Config, CredentialConfig, CredentialPlace,
-    IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig,
-    TargetAddress, TargetConfig, UnixConfig, UpstreamTls, WhenFull,
+    ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,
+    CredentialPlace, HttpSettings, IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict,
+    Pinned, SecretSourceConfig, TargetAddress, TargetConfig, UnixConfig, UpstreamSettings, UpstreamTls,
+    WhenFull,
 };
 pub use unix::DAEMONS;
 pub use value::fetchable;

@@ -1,5 +1,7 @@
 //! Where a target expects its credential: what the protocol has room for.
 
+use std::path::PathBuf;
+
 use crate::model::Protocol;
 
 use super::raw::Text;
@@ -8,18 +10,42 @@ use super::types::CredentialPlace;
 /// What is wrong, and at which value (`None`: the credential as a whole).
 type Wrong<'t> = (Option<&'t Text>, String);
 
-/// Reads `as`, `name` and `user` of a credential.
+/// What a signature of AWS is bound to.
+pub(super) struct Scope<'t> {
+    pub(super) region: Option<&'t Text>,
+    pub(super) service: Option<&'t Text>,
+    pub(super) session_token: Option<PathBuf>,
+}
+
+/// Reads `as`, `name` and `user` of a credential, and what belongs to `as = "sigv4"` alone.
 pub(super) fn credential_place<'t>(
     protocol: Protocol,
     place: Option<&'t Text>,
-    name: Option<&'t Text>,
-    user: Option<&'t Text>,
+    (name, user): (Option<&'t Text>, Option<&'t Text>),
+    scope: Scope<'t>,
 ) -> Result<CredentialPlace, Wrong<'t>> {
+    if let Some(word) = place
+        && protocol.is_http()
+        && word.get_ref() == "sigv4"
+    {
+        return sigv4(word, (name, user), scope);
+    }
+    if let Some(text) = scope.region.or(scope.service) {
+        let what = "`region` and `service` belong to as = \"sigv4\" of protocol = \"http\": remove them";
+        return Err((Some(text), what.into()));
+    }
+    if scope.session_token.is_some() {
+        return Err((
+            place,
+            "`session_token_file` belongs to as = \"sigv4\" of protocol = \"http\": remove it".into(),
+        ));
+    }
     match (protocol, place) {
         (Protocol::Http | Protocol::Mcp | Protocol::Llm, Some(word)) => http(word, name, user),
         (Protocol::Http | Protocol::Mcp | Protocol::Llm, None) => Err((
             None,
-            "say where the target expects it: as = \"bearer\", \"basic\", \"header\" or \"query\"".into(),
+            "say where the target expects it: as = \"bearer\", \"basic\", \"header\", \"query\" or \"sigv4\""
+                .into(),
         )),
         (Protocol::Postgres | Protocol::Opaque, Some(word)) => Err((
             Some(word),
@@ -33,6 +59,34 @@ pub(super) fn credential_place<'t>(
             )),
             (Some(_), None) => Ok(CredentialPlace::LogIn),
         },
+    }
+}
+
+fn sigv4<'t>(
+    word: &'t Text,
+    (name, user): (Option<&'t Text>, Option<&'t Text>),
+    scope: Scope<'t>,
+) -> Result<CredentialPlace, Wrong<'t>> {
+    let plain = |text: &&Text| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        !text.get_ref().is_empty() && text.get_ref().bytes().all(fits)
+    };
+    match (name, user, scope.region.filter(plain), scope.service.filter(plain)) {
+        (None, Some(user), Some(region), Some(service)) if plain(&user) => Ok(CredentialPlace::SigV4 {
+            region: region.get_ref().clone(),
+            service: service.get_ref().clone(),
+            session_token: scope.session_token,
+        }),
+        (Some(name), ..) => Err((
+            Some(name),
+            "`name` belongs to as = \"header\" and as = \"query\": remove it".into(),
+        )),
+        _ => Err((
+            Some(word),
+            "as = \"sigv4\" needs access_key_id, secret_file, region and service, such as region = \"eu-central-1\" and \
+             service = \"s3\""
+                .into(),
+        )),
     }
 }
 
@@ -69,7 +123,7 @@ fn http<'t>(
         _ => Err((
             Some(word),
             format!(
-                "{:?} is unknown: write as = \"bearer\", \"basic\", \"header\" or \"query\"",
+                "{:?} is unknown: write as = \"bearer\", \"basic\", \"header\", \"query\" or \"sigv4\"",
                 word.get_ref()
             ),
         )),

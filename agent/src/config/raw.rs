@@ -92,6 +92,10 @@ pub(super) struct RawTarget {
     pub tls: Option<Text>,
     pub ca_file: Option<PathBuf>,
     pub server_name: Option<Text>,
+    pub tls_min_version: Option<Text>,
+    pub client_cert_file: Option<Spanned<PathBuf>>,
+    pub client_key_file: Option<Spanned<PathBuf>>,
+    pub http: Option<Spanned<RawHttp>>,
     pub recording: Option<Text>,
     pub when_full: Option<Text>,
     pub mode: Option<Text>,
@@ -102,11 +106,25 @@ pub(super) struct RawTarget {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawHttp {
+    pub max_body: Option<Text>,
+    pub max_answer: Option<Text>,
+    pub max_header: Option<Text>,
+    pub max_streams: Option<Spanned<u32>>,
+    pub pinned: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawCredential {
     #[serde(rename = "as")]
     pub place: Option<Text>,
     pub name: Option<Text>,
+    #[serde(alias = "access_key_id")]
     pub user: Option<Text>,
+    pub region: Option<Text>,
+    pub service: Option<Text>,
+    pub session_token_file: Option<PathBuf>,
     #[serde(alias = "secret_file")]
     pub password_file: Option<PathBuf>,
     #[serde(alias = "secret_env")]

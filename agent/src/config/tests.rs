@@ -102,6 +102,35 @@ fn http_targets_have_a_port_and_a_place_for_their_credential() {
 }
 
 #[test]
+fn a_target_has_bounds_a_client_certificate_and_a_signature() {
+    let text = "[[target]]\nname = \"s\"\nprotocol = \"http\"\naddresses = [\"s3.internal\"]\ntls_min_version = \"1.3\"\n\
+                client_cert_file = \"c.pem\"\nclient_key_file = \"/k.pem\"\n\
+                [target.http]\nmax_body = \"64 MiB\"\nmax_answer = \"1 GiB\"\nmax_streams = 10\npinned = \"pass\"\n\
+                [target.credential]\nas = \"sigv4\"\naccess_key_id = \"A1\"\nsecret_env = \"S\"\nregion = \"eu-1\"\nservice = \"s3\"\n";
+    let config = parse(text, Path::new("/etc/interdict.toml")).expect("valid");
+    let target = &config.targets[0];
+    assert_eq!(
+        target.http,
+        HttpSettings {
+            max_body: 64 << 20,
+            max_answer: Some(1 << 30),
+            max_streams: 10,
+            pinned: Pinned::Pass,
+            ..HttpSettings::default()
+        }
+    );
+    let expected = ClientCertificate {
+        cert_file: "/etc/c.pem".into(),
+        key_file: "/k.pem".into(),
+    };
+    assert_eq!(target.upstream.client_certificate, Some(expected));
+    assert!(target.upstream.only_tls13);
+    let credential = target.credential.as_ref().expect("a credential");
+    assert_eq!(credential.user, "A1");
+    assert!(matches!(&credential.place, CredentialPlace::SigV4 { region, .. } if region == "eu-1"));
+}
+
+#[test]
 fn without_a_file_everything_is_safe() {
     let config = defaults();
     assert_eq!(config.mode, Mode::Enforce);

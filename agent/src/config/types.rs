@@ -138,6 +138,66 @@ pub struct TargetConfig {
     pub mode: Option<Mode>,
     /// What happens when the disk of the log is nearly full.
     pub when_full: WhenFull,
+    /// Further settings of the agent's TLS with it.
+    pub upstream: UpstreamSettings,
+    /// Bounds and choices of HTTP.
+    pub http: HttpSettings,
+}
+
+/// Settings of TLS with a target, beside how its certificate is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpstreamSettings {
+    /// What the agent proves itself with, where the target asks.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Whether TLS 1.2 is not enough.
+    pub only_tls13: bool,
+}
+
+/// The agent's own certificate towards a target: PEM files, read when the agent starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, and behind it those that lead to its authority.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+}
+
+/// Bounds and choices of one target that is spoken to in HTTP; sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Largest body of a request: it is held and judged as a whole.
+    pub max_body: usize,
+    /// Largest body of an answer, as the process would see it; `None`: any.
+    pub max_answer: Option<u64>,
+    /// Largest head of a request or an answer.
+    pub max_header: usize,
+    /// Requests of one HTTP/2 connection at the same time.
+    pub max_streams: u32,
+    /// What happens to clients that trust only certificates of the target's own.
+    pub pinned: Pinned,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            max_body: 16 * 1024 * 1024,
+            max_answer: None,
+            max_header: 64 * 1024,
+            max_streams: 100,
+            pinned: Pinned::Block,
+        }
+    }
+}
+
+/// What happens to clients that do not accept the agent's certificates because they look for the target's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pinned {
+    /// Their connections fail.
+    #[default]
+    Block,
+    /// Once one has failed, those to the same name go to the target as they are: judged as an opaque connection, counted,
+    /// and neither inspected nor masked.
+    Pass,
 }
 
 /// What happens to new operations when the disk of the log is nearly full.
@@ -200,6 +260,15 @@ pub enum CredentialPlace {
     Header(String),
     /// HTTP: a parameter of this name in the query.
     Query(String),
+    /// HTTP: AWS Signature Version 4 with the user as access key and the password as its secret.
+    SigV4 {
+        /// The region, such as `eu-central-1`.
+        region: String,
+        /// The service as it is named in signatures, such as `s3`.
+        service: String,
+        /// The file of the token that belongs to a key for some time.
+        session_token: Option<PathBuf>,
+    },
 }
 
 /// Where a secret comes from.

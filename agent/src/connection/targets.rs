@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::config::{TargetConfig, UpstreamTls, WhenFull};
+use crate::config::{HttpSettings, TargetConfig, UpstreamSettings, UpstreamTls, WhenFull};
 use crate::model::{Environment, OriginalDst, Protocol, RecordingLevel, Target, TargetName};
 
 /// How often names are resolved again.
@@ -119,6 +119,8 @@ fn unknown(destination: OriginalDst) -> TargetConfig {
         recording: RecordingLevel::Operations,
         mode: None,
         when_full: WhenFull::Refuse,
+        upstream: UpstreamSettings::default(),
+        http: HttpSettings::default(),
     }
 }
 

@@ -80,16 +80,32 @@ impl Credential {
     /// # Errors
     /// Says what cannot be read; never holds any part of the secret.
     pub fn password(&self) -> Result<Secret, CredentialError> {
-        match &self.config.password {
-            SecretSourceConfig::File(path) => read_file(path),
-            SecretSourceConfig::Env(name) => {
-                let value =
-                    std::env::var(name).map_err(|_unset| CredentialError::Variable { name: name.clone() })?;
-                first_line(
-                    Zeroizing::new(value.into_bytes()),
-                    &format!("the environment variable {name}"),
-                )
-            }
+        read(&self.config.password)
+    }
+
+    /// Reads the token that belongs to a key for some time, where one is configured.
+    pub fn session_token(&self) -> Option<Result<Secret, CredentialError>> {
+        match &self.config.place {
+            CredentialPlace::SigV4 { session_token, .. } => session_token.as_deref().map(read_file),
+            CredentialPlace::LogIn
+            | CredentialPlace::Bearer
+            | CredentialPlace::Basic
+            | CredentialPlace::Header(_)
+            | CredentialPlace::Query(_) => None,
+        }
+    }
+}
+
+fn read(source: &SecretSourceConfig) -> Result<Secret, CredentialError> {
+    match source {
+        SecretSourceConfig::File(path) => read_file(path),
+        SecretSourceConfig::Env(name) => {
+            let value =
+                std::env::var(name).map_err(|_unset| CredentialError::Variable { name: name.clone() })?;
+            first_line(
+                Zeroizing::new(value.into_bytes()),
+                &format!("the environment variable {name}"),
+            )
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One request as an operation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -132,7 +132,7 @@ impl Message for Call {
             obliged: _,
         } = self;
         if let Some(credential) = credential {
-            credential.into_head(&mut target, &mut headers);
+            credential.into_head((&method, &authority), &mut target, &mut headers, &body);
         }
         if let Ok(host) = HeaderValue::try_from(authority) {
             headers.insert(header::HOST, host);
@@ -165,6 +165,9 @@ fn operation(
     let input = input(&head.headers, &content_type, body);
     let mut actions = head.actions.clone();
     actions.extend(input.iter().flat_map(overriding));
+    if content_type.starts_with("multipart/") {
+        actions.extend(overriding_parts(body));
+    }
     let facts = HttpFacts {
         method: head.method.as_str().to_owned(),
         host: host(&head.authority),
@@ -216,6 +219,36 @@ fn overriding(input: &Document) -> impl Iterator<Item = Action> {
     let several = input.lists.get("_method/*").into_iter().flatten();
     let named = input.texts.get("_method").into_iter().chain(several);
     named.map(|name| action(&name.trim().to_ascii_uppercase()).unwrap_or(Action::HttpOther))
+}
+
+/// What a part called `_method` of a form in parts (RFC 7578) would do. Readers differ in what they take for a part's name,
+/// so any line that has both words counts; a value that is not found may be anything.
+fn overriding_parts(body: &[u8]) -> BTreeSet<Action> {
+    const NAME: &[u8] = b"_method";
+    /// From a name to its value there are a few short lines.
+    const NEAR: usize = 512;
+    let mut actions = BTreeSet::new();
+    for at in memchr::memmem::find_iter(body, NAME) {
+        let before = body.get(at.saturating_sub(NEAR)..at).unwrap_or_default();
+        let line = memchr::memrchr(b'\n', before).map_or(before, |end| before.get(end..).unwrap_or_default());
+        if !line.to_ascii_lowercase().windows(4).any(|word| word == b"name") {
+            continue;
+        }
+        let behind = body.get(at..).unwrap_or_default();
+        let behind = behind.get(..NEAR).unwrap_or(behind);
+        let value = [b"\r\n\r\n".as_slice(), b"\n\n"]
+            .into_iter()
+            .filter_map(|gap| Some((memchr::memmem::find(behind, gap)?, gap.len())))
+            .min()
+            .and_then(|(start, gap)| behind.get(start + gap..))
+            .and_then(|rest| rest.split(|b| matches!(b, b'\r' | b'\n')).next())
+            .and_then(|value| std::str::from_utf8(value).ok());
+        match value.map(|value| action(&value.trim().to_ascii_uppercase())) {
+            Some(Ok(action)) => actions.extend([action]),
+            Some(Err(_)) | None => actions.extend([Action::HttpOther, Action::HttpDelete]),
+        }
+    }
+    actions
 }
 
 /// A form as an object; a name that occurs more than once has a list.
@@ -322,5 +355,35 @@ mod tests {
             input(&coded, "application/json", &Bytes::from_static(b"{}")),
             None
         );
+    }
+
+    #[test]
+    fn a_method_in_a_part_of_a_form_counts() {
+        let part = |head: &str, value: &str| format!("--b\r\n{head}\r\n\r\n{value}\r\n--b--\r\n");
+        let named = "Content-Disposition: form-data; name=\"_method\"";
+        let table: [(String, &[Action]); 6] = [
+            (part(named, "delete"), &[Action::HttpDelete]),
+            (
+                part("content-disposition:form-data;NAME=_method", "PUT"),
+                &[Action::HttpWrite],
+            ),
+            (
+                part(&format!("{named}\r\nContent-Type: text/plain"), " DELETE "),
+                &[Action::HttpDelete],
+            ),
+            (part(named, ""), &[Action::HttpOther]),
+            (named.to_owned(), &[Action::HttpDelete, Action::HttpOther]),
+            (
+                part(
+                    "Content-Disposition: form-data; name=\"file\"",
+                    "self._method = 1",
+                ),
+                &[],
+            ),
+        ];
+        for (body, expected) in table {
+            let expected: BTreeSet<Action> = expected.iter().copied().collect();
+            assert_eq!(overriding_parts(body.as_bytes()), expected, "{body}");
+        }
     }
 }

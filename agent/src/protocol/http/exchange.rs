@@ -17,16 +17,17 @@ use super::answer::{Owed, Spellings, Withheld, answer, handshake, withhold};
 use super::call::Call;
 use super::dialect::{self, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
-use super::inject;
+use super::inject::{self, Injected};
 use super::refusal::{self, Tongue};
 use super::screen::{Head, Place, Wrong, host, screen};
 use super::serve::Legs;
+use super::sigv4::has_signed_chunks;
 use super::target::{TargetError, TargetSide};
 use super::waiting::{Waiting, carried, stopped};
 use super::websocket::{Switch, accepted};
 
-/// Largest body of a request, in bytes: it is judged, and consented to, as a whole.
-pub(super) const MAX_BODY: usize = 16 * 1024 * 1024;
+/// How much of a refused body is read, in bytes.
+const DRAINED: usize = 64 * 1024 * 1024;
 /// How long a process may take for the next piece of a body.
 const BODY_TIME: Duration = Duration::from_secs(75);
 
@@ -207,6 +208,7 @@ impl Exchange {
             dialect: None,
             spellings,
             until,
+            max_answer: self.legs.settings().max_answer,
         };
         let answered = match until {
             None => self.target.send(message).await,
@@ -353,6 +355,11 @@ impl Exchange {
             }
         };
         let (credential, spellings) = credential.map_or((None, None), |(one, all)| (Some(one), all));
+        if credential.as_ref().is_some_and(Injected::signs) && has_signed_chunks(&head.headers) {
+            let what = "Its body has chunks that are signed with a key of the process's own: let the client send whole \
+                        bodies, or chunks without signatures.";
+            return Err(self.unknown(what, None).await);
+        }
         let plan = self.session.masks_nothing_revealed();
         let call = Call::new(head, body, credential, &self.place, &plan);
         Ok((call, spellings))
@@ -360,14 +367,20 @@ impl Exchange {
 
     /// The whole body, within bounds.
     async fn collect(&self, body: &mut Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), No> {
+        let most = self.legs.settings().max_body;
         let too_large = || {
+            let shown = if most.is_multiple_of(1 << 20) {
+                format!("{} MiB", most >> 20)
+            } else {
+                format!("{most} bytes")
+            };
             Refusal::new(
                 RefusalKind::Limit,
-                format!("The body is larger than {} MiB.", MAX_BODY >> 20),
-                "Send it in smaller parts.",
+                format!("The body is larger than {shown}."),
+                "Send it in smaller parts, or ask whoever runs the agent for a larger `max_body` of the target.",
             )
         };
-        if body.size_hint().lower() > u64::try_from(MAX_BODY).unwrap_or(u64::MAX) {
+        if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
             return Err(No(self.session.refuse(None, too_large()).await, None));
         }
         let (mut whole, mut room) = (BytesMut::new(), Vec::new());
@@ -379,7 +392,7 @@ impl Exchange {
             };
             // Trailers of a request say nothing that the agent carries.
             let Ok(piece) = frame.into_data() else { continue };
-            if whole.len().saturating_add(piece.len()) > MAX_BODY {
+            if whole.len().saturating_add(piece.len()) > most {
                 return Err(No(self.session.refuse(None, too_large()).await, None));
             }
             match reserve(&self.legs.bodies(), piece.len()) {
@@ -423,11 +436,13 @@ impl Exchange {
                 RefusalKind::Unreachable
             }
         };
-        let mut refusal = Refusal::new(
-            kind,
-            format!("The target cannot be used: {error}."),
-            "Tell whoever runs the agent.",
-        );
+        let next_step = if self.target.lacks_client_certificate() {
+            "The target asks for a client certificate: tell whoever runs the agent (client_cert_file, client_key_file)."
+        } else {
+            "Tell whoever runs the agent."
+        };
+        let reason = format!("The target cannot be used: {error}.");
+        let mut refusal = Refusal::new(kind, reason, next_step);
         refusal.operation = Some(id);
         No(refusal, None)
     }
@@ -444,7 +459,7 @@ fn withheld_from(id: OperationId, withheld: Withheld) -> No {
 /// closes the connection instead, and must not ask for what was announced with `Expect`.
 async fn drain(body: &mut Incoming, two: bool) {
     let rest = async {
-        let mut left = 4 * MAX_BODY;
+        let mut left = DRAINED;
         while let Some(Ok(frame)) = body.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if left == 0 {

@@ -40,6 +40,12 @@ pub(super) enum GreetError {
     Closed,
     #[error("TLS with the process failed ({0}): it may not trust the agent's certificate authority")]
     Tls(String),
+    #[error(
+        "the process does not accept the agent's certificate (alert {0}): it looks for the target's own, or takes its roots \
+         from elsewhere. Give it the roots of `interdict ca export`, or write pinned = \"pass\" for the target to let it \
+         through uninspected"
+    )]
+    Untrusted(String),
     #[error("the process offers none of http/1.1 and h2")]
     NoProtocol,
 }
@@ -103,6 +109,10 @@ impl Hello {
             .map_err(|error| failed(&error))?;
         let stream = tokio::time::timeout(TIME_LIMIT, start.into_stream(config)).await;
         let stream = stream.map_err(|_elapsed| GreetError::TimedOut)?;
-        Ok(Stream::Process(Box::new(stream.map_err(|error| failed(&error))?)))
+        let stream = stream.map_err(|error| match super::pinned::refusal(&error) {
+            Some(alert) => GreetError::Untrusted(format!("{alert:?}")),
+            None => failed(&error),
+        })?;
+        Ok(Stream::Process(Box::new(stream)))
     }
 }

@@ -1,7 +1,9 @@
 //! The real credential, put where the target expects it, in the place of whatever the process sent there.
 
 use http::uri::PathAndQuery;
+use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::config::CredentialPlace;
@@ -9,11 +11,13 @@ use crate::credential::{Credential, Secret};
 
 use super::answer::Spellings;
 use super::path::{encode, form_text, pairs};
+use super::sigv4::{self, Signing};
 
 /// A credential ready to be put into a request.
 pub(super) enum Injected {
     Header(HeaderName, HeaderValue),
     Query(String, Secret),
+    Signature(Box<Signing>),
 }
 
 impl std::fmt::Debug for Injected {
@@ -56,6 +60,23 @@ pub(super) fn read(credential: &Credential) -> Result<(Injected, Option<Spelling
             header(name, secret.expose())
         }
         CredentialPlace::Query(name) => Ok(Injected::Query(name.clone(), secret)),
+        CredentialPlace::SigV4 {
+            region,
+            service,
+            session_token: _,
+        } => {
+            let token = credential.session_token().transpose();
+            let session_token = token.map_err(|error| format!("{error}."))?;
+            let shown = session_token.as_ref().map(Secret::expose);
+            spellings = Spellings::new(secret.expose(), shown);
+            Ok(Injected::Signature(Box::new(Signing {
+                access_key: credential.user().to_owned(),
+                secret,
+                session_token,
+                region: region.clone(),
+                service: service.clone(),
+            })))
+        }
     }?;
     Ok((injected, spellings))
 }
@@ -63,12 +84,34 @@ pub(super) fn read(credential: &Credential) -> Result<(Injected, Option<Spelling
 impl Injected {
     /// Whether the process's own field of this name is replaced.
     pub(super) fn replaces(&self, field: &HeaderName) -> bool {
-        matches!(self, Self::Header(name, _) if name == field)
+        match self {
+            Self::Header(name, _) => name == field,
+            Self::Query(..) => false,
+            // The SDKs number their attempts.
+            Self::Signature(_) => sigv4::replaces(field) || field.as_str().starts_with("amz-sdk-"),
+        }
     }
 
-    /// Puts it into a request's head.
-    pub(super) fn into_head(self, target: &mut PathAndQuery, headers: &mut HeaderMap) {
+    /// Whether it signs what it is put into.
+    pub(super) const fn signs(&self) -> bool {
+        matches!(self, Self::Signature(_))
+    }
+
+    /// Puts it into a request's head, last: what signs covers all that is there.
+    pub(super) fn into_head(
+        self,
+        line: (&Method, &str),
+        target: &mut PathAndQuery,
+        headers: &mut HeaderMap,
+        body: &[u8],
+    ) {
         match self {
+            Self::Signature(signing) => {
+                let now = crate::clock::now().as_seconds();
+                if let Ok(now) = OffsetDateTime::from_unix_timestamp(now) {
+                    signing.sign(line, target, headers, body, now);
+                }
+            }
             Self::Header(name, value) => {
                 headers.insert(name, value);
             }
@@ -118,10 +161,12 @@ mod tests {
         for (name, value) in sent {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        read(&Credential::new(config))
-            .expect("read")
-            .0
-            .into_head(&mut target, &mut headers);
+        read(&Credential::new(config)).expect("read").0.into_head(
+            (&Method::GET, "h"),
+            &mut target,
+            &mut headers,
+            b"",
+        );
         (target.as_str().to_owned(), headers)
     }
 

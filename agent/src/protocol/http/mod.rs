@@ -16,12 +16,14 @@ pub(crate) mod fuzz;
 mod greet;
 mod inject;
 mod path;
+mod pinned;
 #[cfg(test)]
 mod properties;
 mod refusal;
 mod screen;
 mod serve;
 mod shown;
+mod sigv4;
 mod target;
 mod waiting;
 mod websocket;

@@ -11,18 +11,20 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
-use crate::config::{TargetConfig, UpstreamTls};
+use crate::config::{HttpSettings, Pinned, TargetConfig, UpstreamTls};
 use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier};
 use crate::connection::{Connection, Stream, reset};
 use crate::credential::Credential;
 use crate::model::{Outcome, OutcomeStatus, Refusal, UpstreamAddr};
 use crate::session::{Rooms, Session};
 
+use super::super::opaque;
 use super::call::essence;
 use super::dialect::Speaks;
 use super::exchange::Exchange;
-use super::framing::{MAX_HEAD, Watched};
+use super::framing::Watched;
 use super::greet::{GreetError, Greeting, Hello, greet};
+use super::pinned::PinnedNames;
 use super::refusal::{self, Tongue};
 use super::screen::Place;
 use super::target::{Beside, TargetSide};
@@ -30,12 +32,10 @@ use super::websocket;
 
 /// How long a process may take for a head, and leave a connection idle.
 const HEAD_TIME: Duration = Duration::from_secs(75);
-/// Largest head of a request in HTTP/2, in bytes.
-const MAX_HEAD_H2: u32 = 64 * 1024;
+/// Most that is read ahead, in bytes.
+const BUFFER: usize = 256 * 1024;
 /// Most fields of a head.
 const MAX_FIELDS: usize = 128;
-/// Streams of one HTTP/2 connection at the same time.
-const MAX_STREAMS: u32 = 100;
 /// Bodies of requests that are held at the same time, in KiB, for one target.
 const BODIES: usize = 256 * 1024;
 
@@ -51,6 +51,8 @@ pub struct Legs {
     credential: Option<Credential>,
     speaks: Option<Arc<dyn Speaks>>,
     bodies: Arc<Semaphore>,
+    settings: HttpSettings,
+    pinned: PinnedNames,
 }
 
 impl Legs {
@@ -68,7 +70,9 @@ impl Legs {
         if let UpstreamTls::Verify { ca_file, server_name } = &target.tls {
             for (host, _) in &names {
                 let name = server_name.as_deref().unwrap_or(host);
-                let verifier = UpstreamVerifier::new(&target.target.name.0, name, ca_file.as_deref(), &[])?;
+                let verified = (ca_file.as_deref(), [].as_slice());
+                let verifier =
+                    UpstreamVerifier::configured(&target.target.name.0, name, verified, &target.upstream)?;
                 verifiers.insert(host.clone(), verifier);
             }
         }
@@ -80,6 +84,8 @@ impl Legs {
             credential: target.credential.clone().map(Credential::new),
             speaks: None,
             bodies: Arc::new(Semaphore::new(BODIES)),
+            settings: target.http,
+            pinned: PinnedNames::default(),
         })
     }
 
@@ -105,6 +111,10 @@ impl Legs {
         self.credential.as_ref()
     }
 
+    pub(super) const fn settings(&self) -> &HttpSettings {
+        &self.settings
+    }
+
     pub(super) fn bodies(&self) -> Arc<Semaphore> {
         Arc::clone(&self.bodies)
     }
@@ -124,6 +134,9 @@ impl Legs {
 
 /// Serves one connection to its end.
 pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<TargetConfig>, legs: Arc<Legs>) {
+    if legs.pinned.asked_for(&connection.stream).await {
+        return Box::pin(opaque::serve(connection, rooms, target)).await;
+    }
     let Connection {
         id,
         stream,
@@ -164,7 +177,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
     };
     let end = match greeting {
         Greeting::Plain(stream) => {
-            let target = TargetSide::new(upstream, None);
+            let target = TargetSide::new(upstream, None, legs.settings.max_header);
             let exchange = Exchange {
                 session,
                 legs,
@@ -204,7 +217,7 @@ async fn tls(
 ) -> (Option<Session>, Outcome) {
     let name = hello.server_name.as_deref();
     let verifier = legs.verifier(name, &hello.offered);
-    let target = TargetSide::new(upstream, verifier);
+    let target = TargetSide::new(upstream, verifier, legs.settings.max_header);
     // A name that is not the target's is not asked for there: its requests are refused one by one.
     let known = name.is_none_or(|name| place.knows(name));
     let mut chosen = hello.offered.first().copied();
@@ -225,6 +238,7 @@ async fn tls(
         }
     }
     let names = names(&legs, &place);
+    let asked = hello.server_name.clone();
     match hello.finish(&legs.authority, &names, chosen).await {
         Ok(stream) => {
             let exchange = Exchange {
@@ -239,6 +253,13 @@ async fn tls(
         }
         Err(error) => {
             tracing::info!(%error, "no HTTP began");
+            if let (GreetError::Untrusted(_), Pinned::Pass, Some(name)) = (
+                &error,
+                legs.settings.pinned,
+                asked.filter(|name| place.knows(name)),
+            ) {
+                legs.pinned.add(&name);
+            }
             (
                 Some(session),
                 Outcome::bare(OutcomeStatus::Failed, error.to_string()),
@@ -261,6 +282,10 @@ fn names(legs: &Legs, place: &Place) -> Vec<SubjectName> {
 async fn carry(exchange: Exchange, stream: Stream, two: bool) -> (Option<Session>, Outcome) {
     let exchange = Arc::new(exchange);
     let shared = Arc::clone(&exchange);
+    let (max_header, max_streams) = (
+        exchange.legs.settings.max_header,
+        exchange.legs.settings.max_streams,
+    );
     let service = service_fn(move |request| {
         let exchange = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(Box::pin(exchange.answer(request)).await.into_response()) }
@@ -270,8 +295,8 @@ async fn carry(exchange: Exchange, stream: Stream, two: bool) -> (Option<Session
         let mut builder = http2::Builder::new(beside.clone());
         builder
             .timer(TokioTimer::new())
-            .max_header_list_size(MAX_HEAD_H2)
-            .max_concurrent_streams(MAX_STREAMS);
+            .max_header_list_size(u32::try_from(max_header).unwrap_or(u32::MAX))
+            .max_concurrent_streams(max_streams);
         builder.serve_connection(TokioIo::new(stream), service).await
     } else {
         let stream = Watched::new(stream, Arc::clone(&exchange.noted));
@@ -279,9 +304,9 @@ async fn carry(exchange: Exchange, stream: Stream, two: bool) -> (Option<Session
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
-            .max_header_size(MAX_HEAD)
+            .max_header_size(max_header)
             .max_headers(MAX_FIELDS)
-            .max_buf_size(4 * MAX_HEAD);
+            .max_buf_size(BUFFER);
         builder
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()

@@ -17,9 +17,9 @@ use crate::task::{Task, Tasks, spawn};
 
 /// How long TLS and the beginning of HTTP may take.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// Largest head of an answer, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_HEAD_H2: u32 = 64 * 1024;
+
+/// Most that is read ahead of an answer, in bytes.
+const BUFFER: usize = 256 * 1024;
 
 /// Why the target did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -80,17 +80,26 @@ pub(super) struct TargetSide {
     address: UpstreamAddr,
     /// `None`: no TLS.
     verifier: Option<UpstreamVerifier>,
+    /// Largest head of an answer, in bytes.
+    max_head: usize,
     current: tokio::sync::Mutex<Option<Dialled>>,
 }
 
 impl TargetSide {
     /// `verifier` offers what the process offered.
-    pub(super) fn new(address: UpstreamAddr, verifier: Option<UpstreamVerifier>) -> Self {
+    pub(super) fn new(address: UpstreamAddr, verifier: Option<UpstreamVerifier>, max_head: usize) -> Self {
         Self {
             address,
             verifier,
+            max_head,
             current: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Whether the target asked for a client certificate that is not configured.
+    pub(super) fn lacks_client_certificate(&self) -> bool {
+        let verifier = self.verifier.as_ref();
+        verifier.is_some_and(UpstreamVerifier::lacks_client_certificate)
     }
 
     /// Dials now; the protocol that the target chose.
@@ -164,18 +173,18 @@ impl TargetSide {
             }
         };
         let dialled = if chosen.as_deref() == Some(b"h2") {
-            second(stream).await?
+            second(stream, self.max_head).await?
         } else {
-            first(stream).await?
+            first(stream, self.max_head).await?
         };
         Ok((dialled, chosen))
     }
 }
 
-async fn first(stream: Stream) -> Result<Dialled, TargetError> {
+async fn first(stream: Stream, max_head: usize) -> Result<Dialled, TargetError> {
     let (sender, connection) = http1::Builder::new()
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(4 * MAX_HEAD)
+        .max_header_size(max_head)
+        .max_buf_size(BUFFER)
         .handshake(TokioIo::new(stream))
         .await?;
     let driver = spawn("http target", async move {
@@ -189,11 +198,11 @@ async fn first(stream: Stream) -> Result<Dialled, TargetError> {
     })
 }
 
-async fn second(stream: Stream) -> Result<Dialled, TargetError> {
+async fn second(stream: Stream, max_head: usize) -> Result<Dialled, TargetError> {
     let beside = Beside::default();
     let (sender, connection) = http2::Builder::new(beside.clone())
         .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEAD_H2)
+        .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .handshake(TokioIo::new(stream))
         .await?;
     let driver = spawn("http target", async move {

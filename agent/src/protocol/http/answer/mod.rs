@@ -61,6 +61,8 @@ pub(super) struct Owed {
     pub(super) spellings: Option<Spellings>,
     /// When the answer must be complete; a stream of events must have begun by then.
     pub(super) until: Option<Instant>,
+    /// Largest body of an answer, in bytes, as the process would see it.
+    pub(super) max_answer: Option<u64>,
 }
 
 impl Owed {
@@ -116,6 +118,16 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
         (None, _) => return Err(withhold(owed, "a content coding that Interdict does not know")),
         (_, Err(charset)) => return Err(withhold(owed, &format!("the charset {charset:?}"))),
     };
+    if !empty
+        && owed
+            .max_answer
+            .is_some_and(|most| body.size_hint().lower() > most)
+    {
+        return Err(withhold(
+            owed,
+            "more than the bytes that the target may answer (max_answer)",
+        ));
+    }
     if !empty {
         let dialect = owed.dialect.take();
         let cut = dialect.map(|mut dialect| (dialect.response(status, &headers), dialect));
@@ -397,6 +409,10 @@ impl Flow {
         let content = piece.transpose().map_err(stop)?;
         let size = u64::try_from(content.size()).unwrap_or(u64::MAX);
         self.shown = self.shown.saturating_add(size);
+        let most = self.owed.as_ref().and_then(|owed| owed.max_answer);
+        if most.is_some_and(|most| self.shown > most) {
+            return Err(stop("it is larger than the target may answer (max_answer)"));
+        }
         Ok(Piece::Content(content))
     }
 
