@@ -94,6 +94,16 @@ fn an_agent_at_work_can_be_watched() {
         .expect("status");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(text.starts_with("PID") && text.contains("alice"), "{text}");
+    // Looking at what would go is free, and says that nothing does while it works.
+    let out = Command::new(binary())
+        .args(["uninstall", "--dry-run"])
+        .output()
+        .expect("uninstall");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(
+        out.status.success() && text.contains("without --force nothing goes"),
+        "{text}"
+    );
     // For probes and Prometheus.
     assert_eq!(watched.ask("/healthz"), ("ok\n".into(), "200".into()));
     assert_eq!(watched.ask("/readyz"), ("ready\n".into(), "200".into()));

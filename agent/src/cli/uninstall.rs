@@ -56,7 +56,8 @@ pub(super) fn run(args: &UninstallArgs) -> Outcome {
         config,
         root: "/".into(),
         purge: args.purge,
-        force: args.force,
+        // Looking is free.
+        force: args.force || args.dry_run,
     };
     let all = plan(&spec).map_err(|error| failure(&error))?;
     let mut failed = Vec::new();
@@ -104,6 +105,10 @@ fn show(args: &UninstallArgs, all: &[Leftover], failed: &[String]) {
             leftover.kind(),
             leftover.path().display()
         ));
+    }
+    let alive = |one: &Leftover| matches!(one, Leftover::Processes(..));
+    if args.dry_run && !args.force && all.iter().any(alive) {
+        say(&style.bad("Processes are alive: without --force nothing goes."));
     }
     if all.is_empty() {
         say("Nothing of an agent's is on this host.");

@@ -456,6 +456,15 @@ fn one_mistake_does_not_hide_another() {
     assert!(!errors.to_string().contains("\"?\""), "{errors}");
 }
 
+/// What was meant is not missing too.
+#[test]
+fn a_misspelt_key_is_one_mistake() {
+    let text = "[[target]]\nname = \"a\"\nprotocol = \"http\"\nadresses = [\"x\"]\n";
+    let errors = parse(text, Path::new("interdict.toml")).expect_err("wrong");
+    let lines: Vec<usize> = errors.mistakes.iter().filter_map(|m| m.line).collect();
+    assert_eq!(lines, [4], "{errors}");
+}
+
 #[test]
 fn broken_lines_are_all_named() {
     let errors = parse("mode = enforce\nstate_dir = x\n", Path::new("interdict.toml")).expect_err("wrong");

@@ -25,6 +25,7 @@ pub(super) fn mend(document: &mut Spanned<DeTable<'_>>) -> Vec<Found> {
 
 fn table(values: &mut DeTable<'_>, name: &str, span: &Range<usize>, found: &mut Vec<Found>) {
     let mut bad = Vec::new();
+    let begun = found.len();
     for (key, value) in values.iter_mut() {
         let written = key.get_ref().as_ref();
         let Some(known) = keys_of(name).find(|known| known.name == written) else {
@@ -52,9 +53,15 @@ fn table(values: &mut DeTable<'_>, name: &str, span: &Range<usize>, found: &mut 
         if values.contains_key(key.name) {
             continue;
         }
+        // It is there in a wrong shape, or under a name that was meant to be this one.
+        let (wrong, meant) = (
+            format!("`{}` cannot", key.name),
+            format!("did you mean `{}`?", key.name),
+        );
         let told = found
             .iter()
-            .any(|(at, what)| span.start <= at.start && what.starts_with(&format!("`{}` cannot", key.name)));
+            .skip(begun)
+            .any(|(_, what)| what.starts_with(&wrong) || what.ends_with(&meant));
         if !told {
             let (heading, example) = (heading(name), example(key.kind, key.name));
             let what = format!("`{}` is missing in {heading}: write {example}", key.name);
