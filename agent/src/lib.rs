@@ -19,6 +19,7 @@ pub mod connection;
 pub mod identity;
 
 pub mod approval;
+pub mod inventory;
 pub mod policy;
 
 pub mod credential;

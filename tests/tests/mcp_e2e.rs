@@ -5,6 +5,8 @@
 mod pending;
 #[path = "mcp/stateless.rs"]
 mod stateless;
+#[path = "mcp/tools.rs"]
+mod tools;
 #[path = "mcp/world.rs"]
 mod world;
 

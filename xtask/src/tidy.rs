@@ -20,6 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("credential", &["model", "config"]),
     ("audit", &["model", "config"]),
     ("connection", &["model", "config", "guard"]),
+    ("inventory", &["model", "config"]),
     ("approval", &["model", "config", "audit"]),
     ("policy", &["json", "model", "config", "approval"]),
     (
@@ -46,6 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "connection",
             "mask",
             "credential",
+            "inventory",
         ],
     ),
     (
@@ -70,12 +72,22 @@ const EDGES: &[(&str, &[&str])] = &[
             "session",
             "protocol",
             "control",
+            "inventory",
         ],
     ),
     (
         "cli",
         &[
-            "model", "config", "control", "app", "policy", "audit", "mask", "identity", "guard",
+            "model",
+            "config",
+            "control",
+            "app",
+            "policy",
+            "audit",
+            "mask",
+            "identity",
+            "guard",
+            "inventory",
         ],
     ),
 ];

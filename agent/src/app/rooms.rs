@@ -10,6 +10,7 @@ use crate::audit::{AuditError, AuditLog};
 use crate::config::Config;
 use crate::connection::tls::{Authority, Rotated, TlsError, rotate};
 use crate::identity::{Binding, IdentityError, Issuers, TokenSource};
+use crate::inventory::InventoryError;
 use crate::mask::{Classes, ClassesError, KeyError, MaskEngine, MaskKey};
 use crate::model::{BootId, Principal, PrincipalKind, RunId};
 use crate::policy::{Engine, Policies, PolicyErrors, from_directory, shipped};
@@ -44,6 +45,9 @@ pub enum BuildError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Tools of MCP servers.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
     /// The identity.
     #[error("the identity token is not accepted: {0}")]
     Identity(#[from] IdentityError),

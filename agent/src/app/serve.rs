@@ -11,12 +11,14 @@ use crate::config::{Config, TargetConfig, UpstreamTls};
 use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier};
 use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
 use crate::credential::Credential;
+use crate::inventory::{self, Inventory};
 use crate::model::{Protocol, TargetName};
 use crate::protocol::{http, llm, mcp, opaque, postgres};
 use crate::session::Rooms;
 use crate::task::Tasks;
 
 use super::descriptors;
+use super::rooms::BuildError;
 
 /// Between two records of strangers.
 const STRANGER_PAUSE: Duration = Duration::from_secs(60);
@@ -35,13 +37,13 @@ impl Serving {
     /// Prepares every configured target.
     ///
     /// # Errors
-    /// Where a target's certificate could not be verified ever.
+    /// Where a target's certificate could not be verified ever, or the inventory of tools cannot be used.
     pub(super) fn new(
         config: &Config,
         rooms: Arc<Rooms>,
         targets: Arc<Targets>,
         authority: &Arc<Authority>,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, BuildError> {
         let cancels = Arc::new(postgres::CancelKeys::default());
         let catalogues = Arc::new(postgres::Catalogues::default());
         let mut legs = HashMap::new();
@@ -60,6 +62,7 @@ impl Serving {
             };
             legs.insert(target.target.name.clone(), Arc::new(one));
         }
+        let inventory = Inventory::open(&config.state_dir.join(inventory::FILE))?;
         let mut http = HashMap::new();
         let on_http = |target: &&TargetConfig| target.target.protocol.is_http();
         for target in config.targets.iter().filter(on_http) {
@@ -67,7 +70,9 @@ impl Serving {
             let one = match target.target.protocol {
                 Protocol::Mcp => {
                     let link = config.approval.url.clone();
-                    one.speaking(Arc::new(mcp::McpServer::new(link)))
+                    let name = target.target.name.0.to_string();
+                    let pins = mcp::Pins::new(inventory.clone(), name, target.tools);
+                    one.speaking(Arc::new(mcp::McpServer::new(link, pins)))
                 }
                 Protocol::Llm => one.speaking(Arc::new(llm::ModelApi::default())),
                 Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,

@@ -10,6 +10,7 @@ mod figures;
 mod generate;
 mod kubernetes;
 mod launch;
+mod mcp;
 mod metrics;
 mod output;
 mod policy;
@@ -80,6 +81,9 @@ enum Command {
     Top(top::TopArgs),
     /// Figures of the running agents, as Prometheus reads them.
     Metrics(metrics::MetricsArgs),
+    /// MCP servers: the tools that they offer, and what of them was accepted.
+    #[command(subcommand)]
+    Mcp(mcp::McpCommand),
     /// Policies: check them, test them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -154,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Metrics(args) => metrics::run(args),
+        Command::Mcp(command) => mcp::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => config::run(command),
@@ -211,6 +216,10 @@ mod tests {
             "interdict sessions show abc --since 2026-01-31T08:00:00Z",
             "interdict policy check --policies p",
             "interdict policy test",
+            "interdict mcp tools list --target t --json",
+            "interdict mcp tools diff --state-dir s query",
+            "interdict mcp tools accept query other",
+            "interdict mcp tools accept --all",
             "interdict policy test --policies p --json a.toml dir",
             "interdict config check c.toml",
             "interdict config check --config c.toml --json",
@@ -246,6 +255,8 @@ mod tests {
             "interdict systemd govern",
             "interdict systemd govern a --print --remove",
             "interdict top --interval 1ms",
+            "interdict mcp tools accept",
+            "interdict mcp tools accept --all query",
             "interdict fly",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -335,6 +335,7 @@ impl Reader<'_> {
             http,
             recording,
             when_full,
+            mcp,
             mode,
             credential,
             columns,
@@ -397,6 +398,7 @@ impl Reader<'_> {
                 .iter()
                 .filter_map(|(column, class)| self.column(column, class))
                 .collect(),
+            tools: self.tools(mcp, protocol),
             when_full: when_full
                 .as_ref()
                 .and_then(|t| self.take(t, when_full_of))

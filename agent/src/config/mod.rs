@@ -17,6 +17,7 @@ mod shape;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod types;
 mod unix;
 mod value;
@@ -27,6 +28,7 @@ pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use origin::{Setting, settings};
 pub use schema::schema;
 pub use telemetry::{Listen, TelemetryConfig};
+pub use tools::{ChangedTools, NewTools, ToolRules};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,
     CredentialPlace, HttpSettings, IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::telemetry::RawTelemetry;
+use super::tools::RawTools;
 use super::workloads::{RawKubernetes, RawWorkload};
 
 pub(super) type Text = Spanned<String>;
@@ -98,6 +99,7 @@ pub(super) struct RawTarget {
     pub http: Option<Spanned<RawHttp>>,
     pub recording: Option<Text>,
     pub when_full: Option<Text>,
+    pub mcp: Option<Spanned<RawTools>>,
     pub mode: Option<Text>,
     pub credential: Option<Spanned<RawCredential>>,
     #[serde(default)]

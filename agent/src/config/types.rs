@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::telemetry::TelemetryConfig;
 use crate::model::{DataClass, IssuerName, Limits, RecordingLevel, Target};
 
+use super::tools::ToolRules;
 use super::workloads::{KubernetesConfig, WorkloadConfig};
 
 /// Whether a refusal stops the operation.
@@ -138,6 +139,8 @@ pub struct TargetConfig {
     pub mode: Option<Mode>,
     /// What happens when the disk of the log is nearly full.
     pub when_full: WhenFull,
+    /// What happens to tools that are new or changed, where it speaks MCP.
+    pub tools: ToolRules,
     /// Further settings of the agent's TLS with it.
     pub upstream: UpstreamSettings,
     /// Bounds and choices of HTTP.

@@ -118,6 +118,7 @@ fn unknown(destination: OriginalDst) -> TargetConfig {
         columns: Vec::new(),
         recording: RecordingLevel::Operations,
         mode: None,
+        tools: crate::config::ToolRules::default(),
         when_full: WhenFull::Refuse,
         upstream: UpstreamSettings::default(),
         http: HttpSettings::default(),

@@ -33,11 +33,17 @@ impl Prospects {
         Some(principal.key())
     }
 
+    /// Whether refusals are only recorded.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.target.mode.unwrap_or(self.rooms.mode) == Mode::Observe
+    }
+
     /// Whether some arguments of it could be permitted, with the consent of whoever is needed. In observe mode
     /// everything is. Nobody stands behind the session any more: nothing is.
     #[must_use]
     pub fn possible(&self, offer: &Offer) -> bool {
-        if self.target.mode.unwrap_or(self.rooms.mode) == Mode::Observe {
+        if self.observes() {
             return true;
         }
         let now = crate::clock::now();

@@ -121,8 +121,14 @@ impl Call {
         })
     }
 
-    /// The operation, for a server at `place` (whatever tells servers apart).
-    pub(super) fn operation(&self, place: &[&[u8]], plan: &MaskPlan) -> Result<Operation, CallError> {
+    /// The operation, for a server at `place` (whatever tells servers apart). `said` is the digest of what the tool that
+    /// is called says of itself: consent to it is consent to that.
+    pub(super) fn operation(
+        &self,
+        place: &[&[u8]],
+        said: Option<&Digest>,
+        plan: &MaskPlan,
+    ) -> Result<Operation, CallError> {
         let input = Value::Object(self.input.clone());
         let canonical = canonical(&input);
         let named = |action: Action| {
@@ -140,6 +146,7 @@ impl Call {
             self.subject.as_bytes(),
             canonical.as_bytes(),
         ]);
+        parts.extend(said.map(|digest| digest.as_bytes().as_slice()));
         let method = if self.method.is_empty() {
             "answer"
         } else {

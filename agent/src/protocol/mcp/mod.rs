@@ -13,10 +13,12 @@ mod headers;
 mod ladder;
 mod message;
 mod offers;
+mod pins;
 mod refusal;
 mod server;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use pins::Pins;
 pub use server::McpServer;

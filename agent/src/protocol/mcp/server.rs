@@ -1,5 +1,6 @@
 //! A target that speaks MCP, as the HTTP relay asks about it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use hyper::{Method, StatusCode};
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::inventory::Standing;
 use crate::mask::MaskPlan;
 use crate::model::{
-    Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Operation, Refusal, RefusalKind,
+    Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Offer, Operation, Refusal,
+    RefusalKind,
 };
 use crate::protocol::http::coded;
 use crate::protocol::http::dialect::{Asked, Cut, Dialect, Held, Speaks, Words, masked_event, masked_json};
@@ -24,6 +27,7 @@ use super::headers::agree;
 use super::ladder::{Asking, LONGEST, ROUND, ROUNDS, aloud, asking, elicitation};
 use super::message::{Message, MessageError};
 use super::offers::{Sifted, has_offers, sift};
+use super::pins::Pins;
 use super::refusal;
 use super::state::{self, StateError};
 
@@ -52,6 +56,8 @@ struct Shared {
     key: Option<hmac::Key>,
     /// Where people approve.
     link: Option<String>,
+    /// Tools as they were accepted.
+    pins: Option<Pins>,
     clients: Clients,
 }
 
@@ -60,17 +66,20 @@ impl Default for Shared {
         Self {
             key: state::key(),
             link: None,
+            pins: None,
             clients: Clients::default(),
         }
     }
 }
 
 impl McpServer {
-    /// A server whose clients may be shown where people approve: a link with `{ticket}` in it.
+    /// A server with tools as they were accepted, whose clients may be shown where people approve: a link with
+    /// `{ticket}` in it. The default remembers no tools.
     #[must_use]
-    pub fn new(link: Option<String>) -> Self {
+    pub fn new(link: Option<String>, pins: Pins) -> Self {
         let shared = Shared {
             link,
+            pins: Some(pins),
             ..Shared::default()
         };
         Self {
@@ -98,6 +107,9 @@ impl Speaks for McpServer {
             prospects: None,
             sifts: false,
             left_out: 0,
+            held_back: BTreeSet::new(),
+            flagged: BTreeSet::new(),
+            path: String::new(),
         })
     }
 }
@@ -130,6 +142,12 @@ struct Exchange {
     sifts: bool,
     /// Offers that are not shown.
     left_out: u64,
+    /// Tools that are not shown because nobody accepted what they say.
+    held_back: BTreeSet<String>,
+    /// Tools that are shown although they changed.
+    flagged: BTreeSet<String>,
+    /// Where the server is.
+    path: String,
     /// The code for a refusal that the body itself is the reason of.
     malformed: Option<i64>,
 }
@@ -151,8 +169,20 @@ impl Exchange {
         let Some(prospects) = self.prospects.as_ref().filter(|_| self.sifts) else {
             return Sifted::AsIs;
         };
-        let left_out = &mut self.left_out;
-        sift(text, &mut |offer, _entry| {
+        let (left_out, held_back, flagged) = (&mut self.left_out, &mut self.held_back, &mut self.flagged);
+        let (pins, path) = (self.shared.pins.as_ref(), &self.path);
+        sift(text, &mut |offer, entry| {
+            if let (Offer::Tool(name), Some(pins)) = (offer, pins) {
+                let standing = pins.listed(path, name, entry);
+                match standing {
+                    Standing::Accepted => {}
+                    Standing::Flagged => drop(flagged.insert(name.clone())),
+                    Standing::New | Standing::Changed => drop(held_back.insert(name.clone())),
+                }
+                if !standing.passes() && !prospects.observes() {
+                    return false;
+                }
+            }
             let stays = prospects.possible(offer);
             *left_out = left_out.saturating_add(u64::from(!stays));
             stays
@@ -212,6 +242,7 @@ impl Dialect for Exchange {
         if asked.method == Method::GET && accepts_events(asked.headers) {
             // A stream that goes on where it broke off may carry any answer.
             self.sifts = true;
+            asked.path.clone_into(&mut self.path);
             return Ok(vec![bare(Action::McpListen, "listen", &place)]);
         }
         if asked.method == Method::DELETE
@@ -241,13 +272,26 @@ impl Dialect for Exchange {
             return Ok(Vec::new());
         }
         let call = Call::of(message).map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
-        let operation = call.operation(&place, plan);
+        asked.path.clone_into(&mut self.path);
+        let said = match &self.shared.pins {
+            Some(pins) if call.action == Action::McpToolCall => pins.called(asked.path, &call.subject),
+            Some(_) | None => Ok(None),
+        };
+        let observes = self.prospects.as_ref().is_some_and(Prospects::observes);
+        let (said, not_accepted) = match said {
+            Ok(said) => (said, None),
+            Err(refusal) => (None, Some(refusal).filter(|_| !observes)),
+        };
+        let operation = call.operation(&place, said.as_ref(), plan);
         let agreed = agree(asked.headers, &call);
         self.sifts = has_offers(&call.method);
         self.call = Some(call);
         agreed.map_err(|error| self.wrong(HEADER_MISMATCH, &error))?;
         let operation = operation.map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
         self.events = accepts_events(asked.headers);
+        if let Some(refusal) = not_accepted {
+            return Err(refusal);
+        }
         self.meet(asked.headers, &operation)?;
         Ok(vec![operation])
     }
@@ -350,6 +394,22 @@ impl Dialect for Exchange {
             notes.push(format!(
                 "{} offers left out that no policy could permit",
                 self.left_out
+            ));
+        }
+        let named = |names: &BTreeSet<String>| {
+            let shown: Vec<String> = names.iter().take(8).map(|name| format!("{name:.40?}")).collect();
+            format!("{} ({})", names.len(), shown.join(", "))
+        };
+        if !self.held_back.is_empty() {
+            notes.push(format!(
+                "{} tools left out that nobody accepted",
+                named(&self.held_back)
+            ));
+        }
+        if !self.flagged.is_empty() {
+            notes.push(format!(
+                "{} tools changed since they were accepted",
+                named(&self.flagged)
             ));
         }
         if self.unseen > 0 {
