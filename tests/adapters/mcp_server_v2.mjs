@@ -1,7 +1,7 @@
 // An MCP server on the second generation of the official SDK: revision 2026-07-28 without sessions, and older clients
 // too, over TLS. Its tools are those of mcp_server.mjs. Arguments: certificate, key, file for the log, directory of
-// node_modules, and a file whose text, where it exists, is the description of the tool query. The first line of output
-// is the port.
+// node_modules, and a file whose text, where it exists, is the description of the tool query; where that file with
+// ".asks" behind its name exists, there is a tool that asks the client. The first line of output is the port.
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { createServer } from "node:https";
 import { pathToFileURL } from "node:url";
@@ -24,9 +24,9 @@ function server() {
     mcp.registerTool(
       name,
       { description: said || `The tool ${name}.`, inputSchema: z.object(shape) },
-      async (input) => {
+      async (input, { mcpReq }) => {
         appendFileSync(log, JSON.stringify({ tool: name, input }) + "\n");
-        return work(input);
+        return work(input, mcpReq);
       },
     );
   };
@@ -41,6 +41,20 @@ function server() {
   tool("query", { sql: z.string(), limit: z.number().optional() }, async ({ sql }) => done(`ran ${sql}`));
   tool("remove", { id: z.number() }, async ({ id }) => done(`removed ${id}`));
   tool("shell", { command: z.string() }, async () => done("ran"));
+  // Asks the client for what it is told to ask for.
+  if (description && existsSync(`${description}.asks`)) {
+    const message = { messages: [{ role: "user", content: { type: "text", text: "Who is ada@example.com?" } }], maxTokens: 9 };
+    const form = { message: "Is it ada@example.com?", requestedSchema: { type: "object", properties: { yes: { type: "boolean" } } } };
+    const questions = {
+      sampling: { method: "sampling/createMessage", params: message },
+      elicitation: { method: "elicitation/create", params: { mode: "form", ...form } },
+    };
+    tool("ask", { what: z.string() }, async ({ what }, { inputResponses }) =>
+      inputResponses
+        ? done(`answered ${JSON.stringify(inputResponses)}`)
+        : { resultType: "input_required", inputRequests: { question: questions[what] } },
+    );
+  }
   mcp.registerResource("note", "note://ada", {}, async (uri) => ({
     contents: [{ uri: uri.href, mimeType: "text/plain", blob: base64(PERSON) }],
   }));

@@ -1,6 +1,8 @@
 //! MCP end to end: servers on the official SDKs, and the official SDKs as clients under `interdict run`.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
+#[path = "mcp/asked.rs"]
+mod asked;
 #[path = "mcp/pending.rs"]
 mod pending;
 #[path = "mcp/stateless.rs"]

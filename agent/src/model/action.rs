@@ -64,7 +64,13 @@ pub enum Action {
     McpTask,
     /// Answer what an MCP server asked: sampling, elicitation, roots.
     McpAnswer,
-    /// Any other method of an MCP server.
+    /// An MCP server asks the client's model.
+    McpSampling,
+    /// An MCP server asks the client's user.
+    McpElicitation,
+    /// An MCP server asks for the client's roots.
+    McpRoots,
+    /// Any other method of an MCP server, or any other question of it.
     McpOther,
     /// Send a prompt to a model.
     LlmPrompt,
@@ -84,7 +90,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in declaration order.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 40] = [
         Self::Connect,
         Self::SqlLogin,
         Self::SqlSelect,
@@ -114,6 +120,9 @@ impl Action {
         Self::McpListen,
         Self::McpTask,
         Self::McpAnswer,
+        Self::McpSampling,
+        Self::McpElicitation,
+        Self::McpRoots,
         Self::McpOther,
         Self::LlmPrompt,
         Self::HttpRead,
@@ -157,6 +166,9 @@ impl Action {
             Self::McpListen => "mcp.listen",
             Self::McpTask => "mcp.task",
             Self::McpAnswer => "mcp.answer",
+            Self::McpSampling => "mcp.sampling.create",
+            Self::McpElicitation => "mcp.elicitation.create",
+            Self::McpRoots => "mcp.roots.list",
             Self::McpOther => "mcp.other",
             Self::LlmPrompt => "llm.prompt",
             Self::HttpRead => "http.read",
@@ -189,6 +201,9 @@ impl Action {
             | Self::McpPromptGet
             | Self::McpTask
             | Self::McpAnswer
+            | Self::McpSampling
+            | Self::McpElicitation
+            | Self::McpRoots
             | Self::McpOther => &["mcp"],
             Self::HttpRead | Self::HttpWrite | Self::HttpDelete | Self::HttpOther | Self::HttpWebSocket => {
                 &["http"]
@@ -247,6 +262,9 @@ impl Action {
             | Self::McpToolCall
             | Self::McpTask
             | Self::McpAnswer
+            | Self::McpSampling
+            | Self::McpElicitation
+            | Self::McpRoots
             | Self::McpOther
             | Self::HttpWrite
             | Self::HttpDelete

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::{Mode, TargetConfig};
-use crate::model::Offer;
+use crate::model::{Offer, Operation};
+use crate::policy::Decision;
 
 use super::open::{Rooms, Session};
 
@@ -37,6 +38,24 @@ impl Prospects {
     #[must_use]
     pub fn observes(&self) -> bool {
         self.target.mode.unwrap_or(self.rooms.mode) == Mode::Observe
+    }
+
+    /// Whether something that the target asks of the process is permitted. Nobody can be asked for consent to it: what
+    /// needs some is not. In observe mode everything is.
+    #[must_use]
+    pub fn permits(&self, operation: &Operation) -> bool {
+        if self.observes() {
+            return true;
+        }
+        let now = crate::clock::now();
+        let Ok(principal) = self.rooms.binding.current(now) else {
+            return false;
+        };
+        let engine = self.rooms.policies.current();
+        match engine.decide(operation, &principal, &self.target.target, None, now) {
+            Decision::Allow(_) => true,
+            Decision::Deny(_) | Decision::NeedsApproval(_) => false,
+        }
     }
 
     /// Whether some arguments of it could be permitted, with the consent of whoever is needed. In observe mode

@@ -16,6 +16,8 @@ forbid (principal, action == Action::"mcp.tool.call", resource) when { context.m
 @id("no-drop") @reason("Nothing is dropped.")
 forbid (principal, action == Action::"mcp.tool.call", resource)
 when { context.input.text.hasTag("sql") && context.input.text.getTag("sql") like "*DROP*" };
+@id("no-sampling") @reason("Our model is for us.")
+forbid (principal, action == Action::"mcp.sampling.create", resource);
 @id("removal-needs-owner") @reason("Removing needs an owner.") @approvers("owners")
 forbid (principal, action == Action::"mcp.tool.call", resource)
 when { context.mcp.tool == "remove" }

@@ -44,6 +44,8 @@ pub(super) struct Call {
     pub(super) abilities: Abilities,
     /// What it answered to a question of the agent.
     pub(super) retry: Option<Retry>,
+    /// The revision that the request names, where it has no session.
+    pub(super) version: Option<String>,
     /// Whether the client speaks a revision without sessions (from 2026-07-28).
     pub(super) stateless: bool,
 }
@@ -96,6 +98,8 @@ impl Call {
             "initialize" => Abilities::of(params.get("capabilities")),
             _ => Abilities::with_request(meta),
         };
+        let version = meta.and_then(|meta| meta.get("io.modelcontextprotocol/protocolVersion"));
+        let version = version.and_then(Value::as_str).map(str::to_owned);
         let stateless = meta.is_some_and(|meta| meta.contains_key("io.modelcontextprotocol/protocolVersion"));
         let action = action(&method);
         let mut subject = String::new();
@@ -117,6 +121,7 @@ impl Call {
             progress,
             abilities,
             retry,
+            version,
             stateless,
         })
     }
@@ -147,7 +152,7 @@ impl Call {
             canonical.as_bytes(),
         ]);
         parts.extend(said.map(|digest| digest.as_bytes().as_slice()));
-        let method = if self.method.is_empty() {
+        let method = if self.action == Action::McpAnswer {
             "answer"
         } else {
             &self.method

@@ -1,6 +1,6 @@
 //! What a client can do while a call waits: what it said of itself, at `initialize` or with each request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
@@ -44,6 +44,10 @@ impl Abilities {
 pub(super) struct Clients {
     sessions: Mutex<HashMap<String, Abilities>>,
     asked: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Methods of what servers asked, by session and id.
+    open: Mutex<HashMap<(String, String), String>>,
+    /// Where clients of the transport of 2024-11-05 send to: path and query.
+    endpoints: Mutex<HashSet<String>>,
 }
 
 impl Clients {
@@ -65,6 +69,44 @@ impl Clients {
         session
             .and_then(|session| sessions.get(session).copied())
             .unwrap_or_default()
+    }
+
+    /// A server asked the client of a session.
+    pub(super) fn server_asked(&self, session: &str, id: &Value, method: &str) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MAX_SESSIONS {
+            open.clear();
+        }
+        open.insert((session.to_owned(), id.to_string()), method.to_owned());
+    }
+
+    /// What the client answers with `id`; empty where nothing is known.
+    pub(super) fn answers(&self, session: &str, id: &Value) -> String {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&(session.to_owned(), id.to_string()))
+            .unwrap_or_default()
+    }
+
+    /// A stream of the transport of 2024-11-05 says where its client sends to.
+    pub(super) fn sends_to(&self, endpoint: &str) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if endpoints.len() >= MAX_SESSIONS {
+            endpoints.clear();
+        }
+        let path = match endpoint.split_once("://") {
+            Some((_scheme, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/"),
+            None => endpoint,
+        };
+        endpoints.insert(path.to_owned());
+    }
+
+    /// Whether a message that is sent there is answered in another stream.
+    pub(super) fn is_endpoint(&self, path: &str, query: Option<&str>) -> bool {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        match query {
+            Some(query) => endpoints.contains(&format!("{path}?{query}")),
+            None => endpoints.contains(path),
+        }
     }
 
     /// An id that nobody can guess, for a question whose answer `stop` hears if it is no.
@@ -132,6 +174,24 @@ mod tests {
                 "{capabilities}"
             );
         }
+    }
+
+    #[test]
+    fn what_was_asked_and_where_answers_go() {
+        let clients = Clients::default();
+        clients.server_asked("s", &json!(1), "roots/list");
+        assert_eq!(clients.answers("t", &json!(1)), "");
+        assert_eq!(clients.answers("s", &json!("1")), "");
+        assert_eq!(
+            (clients.answers("s", &json!(1)), clients.answers("s", &json!(1))),
+            ("roots/list".into(), String::new())
+        );
+        clients.sends_to("/messages?sessionId=7");
+        clients.sends_to("https://tools.internal/messages/8");
+        assert!(
+            clients.is_endpoint("/messages", Some("sessionId=7")) && clients.is_endpoint("/messages/8", None)
+        );
+        assert!(!clients.is_endpoint("/messages", None) && !clients.is_endpoint("/mcp", None));
     }
 
     #[test]

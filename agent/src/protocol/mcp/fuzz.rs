@@ -1,24 +1,48 @@
 //! What hostile bytes of a server reach, for the fuzzer.
 
-use crate::model::{Digest, Timestamp};
+use serde_json::{Map, Value};
 
-use super::offers::{Sifted, sift};
+use crate::model::{Digest, Offer, Timestamp};
+
+use super::offers::{Looks, Sifted, sift};
 use super::state;
+
+/// Keeps every other entry, and every other request.
+struct EveryOther(u32);
+
+impl Looks for EveryOther {
+    fn keeps(&mut self, _offer: &Offer, _entry: &Map<String, Value>) -> bool {
+        self.0 = self.0.wrapping_add(1);
+        self.0.is_multiple_of(2)
+    }
+
+    fn passes(&mut self, _method: &str, _params: Option<&Value>, _id: Option<&Value>) -> bool {
+        self.0 = self.0.wrapping_add(1);
+        self.0.is_multiple_of(2)
+    }
+}
+
+struct Everything;
+
+impl Looks for Everything {
+    fn keeps(&mut self, _offer: &Offer, _entry: &Map<String, Value>) -> bool {
+        true
+    }
+
+    fn passes(&mut self, _method: &str, _params: Option<&Value>, _id: Option<&Value>) -> bool {
+        true
+    }
+}
 
 /// What is left of a list has only what was kept, and looking again changes nothing.
 pub(crate) fn offers(data: &[u8]) {
-    let mut seen = 0_u32;
-    let Sifted::Changed(shown) = sift(data, &mut |_offer, _entry| {
-        seen = seen.wrapping_add(1);
-        seen.is_multiple_of(2)
-    }) else {
+    let Sifted::Changed(shown) = sift(data, true, &mut EveryOther(0)) else {
         return;
     };
-    let again = sift(shown.to_string().as_bytes(), &mut |_offer, _entry| true);
-    match again {
+    match sift(shown.to_string().as_bytes(), true, &mut Everything) {
         Sifted::AsIs => {}
         Sifted::Changed(twice) => assert_eq!(twice, shown),
-        Sifted::Unreadable => std::process::abort(),
+        Sifted::Withheld | Sifted::Unreadable => std::process::abort(),
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn agree(headers: &HeaderMap, call: &Call) -> Result<(), Disagrees> {
     for (name, value) in headers {
         let name = name.as_str();
         let argument = name.strip_prefix("mcp-param-");
-        if argument.is_none() && !matches!(name, "mcp-method" | "mcp-name") {
+        if argument.is_none() && !matches!(name, "mcp-method" | "mcp-name" | "mcp-protocol-version") {
             continue;
         }
         let wrong = || Disagrees(name.to_owned());
@@ -26,6 +26,7 @@ pub(super) fn agree(headers: &HeaderMap, call: &Call) -> Result<(), Disagrees> {
         let right = match name {
             "mcp-method" => value == call.method,
             "mcp-name" => value == call.subject,
+            "mcp-protocol-version" => call.version.as_ref().is_none_or(|version| *version == value),
             // Which argument a field repeats is up to the tool's schema: some argument must have this value.
             _ => call.input.values().any(|argument| has(argument, &value)),
         };

@@ -15,6 +15,7 @@ mod message;
 mod offers;
 mod pins;
 mod refusal;
+mod requests;
 mod server;
 mod state;
 #[cfg(test)]

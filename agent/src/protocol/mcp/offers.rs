@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::model::Offer;
 
+use super::refusal;
+use super::requests::asked;
+
 /// What came of looking at a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sifted {
@@ -15,6 +18,8 @@ pub(super) enum Sifted {
     AsIs,
     /// Show this in its place.
     Changed(Value),
+    /// Show nothing: it asks the client for something that it may not.
+    Withheld,
     /// It is JSON for nobody.
     Unreadable,
 }
@@ -36,9 +41,6 @@ fn named(entry: &Map<String, Value>, member: &str) -> Option<String> {
     entry.get(member)?.as_str().map(str::to_owned)
 }
 
-/// Whether an entry of a list stays.
-type Keep<'a> = dyn FnMut(&Offer, &Map<String, Value>) -> bool + 'a;
-
 /// Whether answers to a method are looked at: those that have lists, or say who may keep them.
 pub(super) fn has_offers(method: &str) -> bool {
     matches!(
@@ -52,8 +54,17 @@ pub(super) fn has_offers(method: &str) -> bool {
     )
 }
 
-/// Looks at one message of the server. `keep` says whether an entry stays, and may change it.
-pub(super) fn sift(text: &[u8], keep: &mut Keep<'_>) -> Sifted {
+/// Who looks at a message.
+pub(super) trait Looks {
+    /// Whether an entry of a list stays.
+    fn keeps(&mut self, offer: &Offer, entry: &Map<String, Value>) -> bool;
+
+    /// Whether the client may be asked that; `id` is that of a request of its own.
+    fn passes(&mut self, method: &str, params: Option<&Value>, id: Option<&Value>) -> bool;
+}
+
+/// Looks at one message of the server. `lists`: whether it may have some.
+pub(super) fn sift(text: &[u8], lists: bool, looks: &mut impl Looks) -> Sifted {
     // Strictly read it is the same for everybody, and can be shown as it came; else what was read here is shown.
     let (mut message, mut changed) = match crate::json::parse(text) {
         Ok(message) => (message, false),
@@ -68,8 +79,23 @@ pub(super) fn sift(text: &[u8], keep: &mut Keep<'_>) -> Sifted {
             std::slice::from_mut(one)
         }
     };
+    let mut withheld = false;
     for one in several {
-        changed |= result(one, keep);
+        let own = one.get("method").is_some().then(|| one.get("id")).flatten();
+        let passes = asked(one)
+            .into_iter()
+            .all(|(method, params)| looks.passes(method, params, own));
+        if !passes && own.is_some() {
+            withheld = true;
+        } else if !passes {
+            *one = refusal::not_asked(one.get("id"));
+            changed = true;
+        } else if lists {
+            changed |= result(one, looks);
+        }
+    }
+    if withheld {
+        return Sifted::Withheld;
     }
     if changed {
         Sifted::Changed(message)
@@ -79,7 +105,7 @@ pub(super) fn sift(text: &[u8], keep: &mut Keep<'_>) -> Sifted {
 }
 
 /// Whether anything in the result of `message` is other than it came.
-fn result(message: &mut Value, keep: &mut Keep<'_>) -> bool {
+fn result(message: &mut Value, looks: &mut impl Looks) -> bool {
     let Some(Value::Object(result)) = message.get_mut("result") else {
         return false;
     };
@@ -97,7 +123,7 @@ fn result(message: &mut Value, keep: &mut Keep<'_>) -> bool {
         entries.retain(|entry| {
             // What has no name cannot be asked for, and may hold what a reader takes for one.
             let Value::Object(entry) = entry else { return false };
-            offer(entry).is_some_and(|offer| keep(&offer, entry))
+            offer(entry).is_some_and(|offer| looks.keeps(&offer, entry))
         });
         changed |= entries.len() != before;
     }
@@ -110,14 +136,42 @@ mod tests {
 
     use super::*;
 
-    fn through(message: &Value) -> (Sifted, u64) {
-        let mut left = 0;
-        let sifted = sift(message.to_string().as_bytes(), &mut |offer, _entry| {
+    /// Keeps what is not called bad, and lets nobody be asked for samples.
+    #[derive(Default)]
+    struct Strict(u64);
+
+    impl Looks for Strict {
+        fn keeps(&mut self, offer: &Offer, _entry: &Map<String, Value>) -> bool {
             let stays = !matches!(offer, Offer::Tool(name) | Offer::Resource(name) if name.contains("bad"));
-            left += u64::from(!stays);
+            self.0 += u64::from(!stays);
             stays
-        });
-        (sifted, left)
+        }
+
+        fn passes(&mut self, method: &str, _params: Option<&Value>, _id: Option<&Value>) -> bool {
+            method != "sampling/createMessage"
+        }
+    }
+
+    fn through(message: &Value) -> (Sifted, u64) {
+        let mut looks = Strict::default();
+        let sifted = sift(message.to_string().as_bytes(), true, &mut looks);
+        (sifted, looks.0)
+    }
+
+    #[test]
+    fn what_the_client_may_not_be_asked_is_not_passed_on() {
+        let ask = json!({"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}});
+        assert_eq!(through(&ask), (Sifted::Withheld, 0));
+        let roots = json!({"jsonrpc": "2.0", "id": 1, "method": "roots/list"});
+        assert_eq!(through(&roots), (Sifted::AsIs, 0));
+        let inside = json!({"jsonrpc": "2.0", "id": 5, "result": {"resultType": "input_required", "inputRequests": {
+            "a": {"method": "roots/list"}, "b": {"method": "sampling/createMessage"},
+        }}});
+        let (Sifted::Changed(shown), 0) = through(&inside) else {
+            panic!("passed on");
+        };
+        assert_eq!((&shown["id"], &shown["error"]["code"]), (&json!(5), &json!(4030)));
+        assert!(shown.get("result").is_none());
     }
 
     #[test]
@@ -149,13 +203,13 @@ mod tests {
         ] {
             assert_eq!(through(&message), (Sifted::AsIs, 0), "{message}");
         }
-        assert_eq!(sift(b"{", &mut |_, _| true), Sifted::Unreadable);
+        assert_eq!(sift(b"{", true, &mut Strict::default()), Sifted::Unreadable);
     }
 
     #[test]
     fn what_two_readers_see_differently_is_shown_as_it_was_read() {
-        let twice = br#"{"id":1,"result":{"tools":[{"name":"bad","name":"good"}],"tools":[{"name":"a","x":1,"X":2}]}}"#;
-        let Sifted::Changed(shown) = sift(twice, &mut |_, _| true) else {
+        let twice = br#"{"id":1,"result":{"tools":[{"name":"worse"}],"tools":[{"name":"a","x":1,"X":2}]}}"#;
+        let Sifted::Changed(shown) = sift(twice, true, &mut Strict::default()) else {
             panic!("as it came");
         };
         assert_eq!(

@@ -74,6 +74,12 @@ pub(super) fn malformed(id: Option<&Value>, code: i64, refusal: &Refusal) -> Wor
     )
 }
 
+/// In the place of a result that asks the client for something that it may not be asked.
+pub(super) fn not_asked(id: Option<&Value>) -> Value {
+    let message = "DENIED: The server asks this client for something that no policy permits (sampling, elicitation or roots).";
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code(&RefusalKind::Denied), "message": message}})
+}
+
 /// In the place of an answer of the server that the agent cannot read.
 pub(super) fn withheld(id: Option<&Value>) -> Value {
     let message = "REFUSED: The server's answer is withheld: it is no JSON that can be read in one way.";

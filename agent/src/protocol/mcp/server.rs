@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use crate::inventory::Standing;
@@ -26,9 +26,10 @@ use super::client::{Abilities, Clients, Question, is_no};
 use super::headers::agree;
 use super::ladder::{Asking, LONGEST, ROUND, ROUNDS, aloud, asking, elicitation};
 use super::message::{Message, MessageError};
-use super::offers::{Sifted, has_offers, sift};
+use super::offers::{Looks, Sifted, has_offers, sift};
 use super::pins::Pins;
 use super::refusal;
+use super::requests;
 use super::state::{self, StateError};
 
 /// JSON-RPC: what came is not JSON.
@@ -42,6 +43,9 @@ const HEADER_MISMATCH: i64 = -32020;
 
 /// Names a session (MCP up to 2025-11-25).
 const SESSION: &str = "mcp-session-id";
+
+/// In the place of a question of the server that the client may not be asked.
+const NOT_PASSED_ON: &[u8] = b": Interdict did not pass on what the server asked\n\n";
 
 /// A server that speaks MCP.
 #[derive(Debug, Default)]
@@ -110,6 +114,9 @@ impl Speaks for McpServer {
             held_back: BTreeSet::new(),
             flagged: BTreeSet::new(),
             path: String::new(),
+            session: String::new(),
+            elsewhere: false,
+            not_asked: BTreeSet::new(),
         })
     }
 }
@@ -148,6 +155,12 @@ struct Exchange {
     flagged: BTreeSet<String>,
     /// Where the server is.
     path: String,
+    /// Its session; empty without one.
+    session: String,
+    /// Whether the answer goes over another stream (the transport of 2024-11-05).
+    elsewhere: bool,
+    /// What the server asked the client for, and may not.
+    not_asked: BTreeSet<String>,
     /// The code for a refusal that the body itself is the reason of.
     malformed: Option<i64>,
 }
@@ -164,29 +177,22 @@ impl Exchange {
 }
 
 impl Exchange {
-    /// A message of the server without offers that are not for this session.
+    /// A message of the server without offers that are not for this session, and without questions that are not for
+    /// this client.
     fn sifted(&mut self, text: &[u8]) -> Sifted {
-        let Some(prospects) = self.prospects.as_ref().filter(|_| self.sifts) else {
+        // Metadata of its authorization is no message.
+        let is_mcp = self.call.is_some() || self.sifts;
+        let Some(prospects) = self.prospects.clone().filter(|_| is_mcp) else {
             return Sifted::AsIs;
         };
-        let (left_out, held_back, flagged) = (&mut self.left_out, &mut self.held_back, &mut self.flagged);
-        let (pins, path) = (self.shared.pins.as_ref(), &self.path);
-        sift(text, &mut |offer, entry| {
-            if let (Offer::Tool(name), Some(pins)) = (offer, pins) {
-                let standing = pins.listed(path, name, entry);
-                match standing {
-                    Standing::Accepted => {}
-                    Standing::Flagged => drop(flagged.insert(name.clone())),
-                    Standing::New | Standing::Changed => drop(held_back.insert(name.clone())),
-                }
-                if !standing.passes() && !prospects.observes() {
-                    return false;
-                }
-            }
-            let stays = prospects.possible(offer);
-            *left_out = left_out.saturating_add(u64::from(!stays));
-            stays
-        })
+        sift(
+            text,
+            self.sifts,
+            &mut Look {
+                exchange: self,
+                prospects,
+            },
+        )
     }
 
     /// In the place of an answer that cannot be read.
@@ -199,27 +205,74 @@ impl Exchange {
         match self.sifted(answer) {
             Sifted::AsIs => None,
             Sifted::Changed(message) => Some(message.to_string().into_bytes()),
-            Sifted::Unreadable => Some(self.unreadable()),
+            // A request stands in no place of an answer.
+            Sifted::Withheld | Sifted::Unreadable => Some(self.unreadable()),
         }
     }
 
     fn sifted_event(&mut self, raw: &[u8]) -> Option<Vec<u8>> {
-        if !self.sifts {
-            return None;
-        }
         // At the beginning of a stream clients skip it (HTML standard, 9.2.5).
         let bare = raw.strip_prefix(b"\xef\xbb\xbf");
         let event = Event::read(bare.unwrap_or(raw))?;
+        if self.call.is_none() && event.other.starts_with(b"event: endpoint") {
+            self.shared
+                .clients
+                .sends_to(&String::from_utf8_lossy(&event.data));
+            return None;
+        }
         let json = event.data.trim_ascii_start().starts_with(b"{")
             || event.data.trim_ascii_start().starts_with(b"[");
         let message = match self.sifted(&event.data) {
             Sifted::AsIs => return bare.map(<[u8]>::to_vec),
             Sifted::Changed(message) => message.to_string().into_bytes(),
+            Sifted::Withheld => return Some(NOT_PASSED_ON.to_vec()),
             Sifted::Unreadable if json => self.unreadable(),
             // A priming event, a ping: nobody takes it for a message.
             Sifted::Unreadable => return bare.map(<[u8]>::to_vec),
         };
         Some(event.with(&event.other, &message))
+    }
+}
+
+/// Looks at messages of the server for an exchange.
+struct Look<'a> {
+    exchange: &'a mut Exchange,
+    prospects: Prospects,
+}
+
+impl Looks for Look<'_> {
+    fn keeps(&mut self, offer: &Offer, entry: &Map<String, Value>) -> bool {
+        let Self { exchange, prospects } = self;
+        if let (Offer::Tool(name), Some(pins)) = (offer, &exchange.shared.pins) {
+            let standing = pins.listed(&exchange.path, name, entry);
+            match standing {
+                Standing::Accepted => {}
+                Standing::Flagged => drop(exchange.flagged.insert(name.clone())),
+                Standing::New | Standing::Changed => drop(exchange.held_back.insert(name.clone())),
+            }
+            if !standing.passes() && !prospects.observes() {
+                return false;
+            }
+        }
+        let stays = prospects.possible(offer);
+        exchange.left_out = exchange.left_out.saturating_add(u64::from(!stays));
+        stays
+    }
+
+    fn passes(&mut self, method: &str, params: Option<&Value>, id: Option<&Value>) -> bool {
+        let Self { exchange, prospects } = self;
+        let passes = requests::operation(method, params).is_ok_and(|operation| prospects.permits(&operation));
+        if passes {
+            if let Some(id) = id {
+                exchange
+                    .shared
+                    .clients
+                    .server_asked(&exchange.session, id, method);
+            }
+        } else {
+            exchange.not_asked.insert(method.to_owned());
+        }
+        passes
     }
 }
 
@@ -239,6 +292,9 @@ impl Dialect for Exchange {
             asked.path.as_bytes(),
             asked.query.unwrap_or_default().as_bytes(),
         ];
+        text(asked.headers, SESSION)
+            .unwrap_or_default()
+            .clone_into(&mut self.session);
         if asked.method == Method::GET && accepts_events(asked.headers) {
             // A stream that goes on where it broke off may carry any answer.
             self.sifts = true;
@@ -265,13 +321,19 @@ impl Dialect for Exchange {
             };
             self.wrong(code, &error)
         })?;
-        if let Message::Answer { id, content } = &message
-            && self.shared.clients.answered(id, content)
-        {
-            self.own = Some(refusal::accepted());
-            return Ok(Vec::new());
+        let mut answers = None;
+        if let Message::Answer { id, content } = &message {
+            if self.shared.clients.answered(id, content) {
+                self.own = Some(refusal::accepted());
+                return Ok(Vec::new());
+            }
+            answers = Some(self.shared.clients.answers(&self.session, id));
         }
-        let call = Call::of(message).map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
+        let mut call = Call::of(message).map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
+        if let Some(method) = answers {
+            call.method = method;
+        }
+        self.elsewhere = self.shared.clients.is_endpoint(asked.path, asked.query);
         asked.path.clone_into(&mut self.path);
         let said = match &self.shared.pins {
             Some(pins) if call.action == Action::McpToolCall => pins.called(asked.path, &call.subject),
@@ -321,7 +383,7 @@ impl Dialect for Exchange {
             Some(_) | None if progress.is_some() => usual,
             Some(_) | None => usual.min(LONGEST),
         };
-        if !self.events {
+        if !self.events || self.elsewhere {
             return silent(patience);
         }
         let question = asking.filter(|_| !call.stateless).and_then(|asking| {
@@ -376,6 +438,23 @@ impl Dialect for Exchange {
     }
 
     fn refusal(&self, refusal: &Refusal) -> Option<Words> {
+        let words = self.words(refusal)?;
+        // There, what answers a message is not read unless it says that the message was not taken.
+        let status = if self.elsewhere {
+            StatusCode::FORBIDDEN
+        } else {
+            words.status
+        };
+        Some(Words { status, ..words })
+    }
+
+    fn note(&self) -> String {
+        self.notes()
+    }
+}
+
+impl Exchange {
+    fn words(&self, refusal: &Refusal) -> Option<Words> {
         match (self.malformed, &self.call) {
             (Some(code), call) => {
                 let id = call.as_ref().and_then(|call| call.id.as_ref());
@@ -388,7 +467,7 @@ impl Dialect for Exchange {
         }
     }
 
-    fn note(&self) -> String {
+    fn notes(&self) -> String {
         let mut notes = Vec::new();
         if self.left_out > 0 {
             notes.push(format!(
@@ -410,6 +489,12 @@ impl Dialect for Exchange {
             notes.push(format!(
                 "{} tools changed since they were accepted",
                 named(&self.flagged)
+            ));
+        }
+        if !self.not_asked.is_empty() {
+            notes.push(format!(
+                "questions of the server not passed on: {}",
+                named(&self.not_asked)
             ));
         }
         if self.unseen > 0 {

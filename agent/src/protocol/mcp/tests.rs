@@ -218,10 +218,14 @@ fn what_two_readers_could_see_differently_is_refused() {
 
 #[test]
 fn fields_must_agree_with_the_message() {
-    let body = call(&json!({"region": "eu", "n": 5, "name": "Zoë"})).to_string();
+    let mut body = call(&json!({"region": "eu", "n": 5, "name": "Zoë"}));
+    body["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let body = body.to_string();
     for (fields, right) in [
         (&[("mcp-method", "tools/call"), ("mcp-name", "query")][..], true),
         (&[("mcp-method", "tools/list")], false),
+        (&[("mcp-protocol-version", "2026-07-28")], true),
+        (&[("mcp-protocol-version", "2025-11-25")], false),
         (&[("mcp-name", "drop")], false),
         (&[("mcp-param-region", "eu"), ("mcp-param-n", "5")], true),
         (&[("mcp-param-region", "us")], false),
