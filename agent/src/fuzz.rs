@@ -1,7 +1,7 @@
 //! What hostile bytes reach, as functions of bytes: for the fuzzer (`cargo xtask fuzz`). Each panics where a promise is
 //! broken: what is cut in two must come out as what came whole, and nothing else may happen than an answer or an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use bytes::BytesMut;
@@ -11,13 +11,13 @@ use crate::model::MaskCounts;
 use crate::protocol::http::dialect::{Asked, Speaks as _};
 use crate::protocol::mcp::McpServer;
 use crate::protocol::{http, mcp, postgres};
-use crate::{audit, json};
+use crate::{audit, json, policy};
 
 /// A promise, tried with some bytes.
 pub type Promise = fn(&[u8]);
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 11] = [
+pub const PROMISES: [(&str, Promise); 12] = [
     ("audit", log),
     ("http-events", http::fuzz::events),
     ("http-framing", http::fuzz::framing),
@@ -26,6 +26,7 @@ pub const PROMISES: [(&str, Promise); 11] = [
     ("json", strict_json),
     ("mask", masking),
     ("mcp", mcp_messages),
+    ("mcp-schema", tool_schemas),
     ("mcp-state", mcp::fuzz::states),
     ("postgres", postgres::fuzz::frames),
     ("sql", sql),
@@ -69,6 +70,19 @@ fn strict_json(data: &[u8]) {
     let canonical = json::canonical(&value);
     assert_eq!(json::parse(canonical.as_bytes()).ok(), Some(value.clone()));
     let _facts = json::facts(&value);
+}
+
+/// Whatever a server calls the schema of a tool: what is made of it is a schema of policies.
+fn tool_schemas(data: &[u8]) {
+    let Ok(schema) = serde_json::from_slice(data) else {
+        return;
+    };
+    let tools = BTreeMap::from([("tool".to_owned(), schema)]);
+    let source = policy::PolicySource {
+        file: "tools.cedarschema".into(),
+        text: policy::tools_schema(&BTreeMap::from([("target".to_owned(), tools)])),
+    };
+    assert!(policy::Engine::load(&[source], &BTreeSet::new()).is_ok());
 }
 
 fn mcp_messages(data: &[u8]) {

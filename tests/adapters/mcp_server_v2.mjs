@@ -38,7 +38,7 @@ function server() {
     ],
     structuredContent: { email: "ada@example.com", age: 36 },
   }));
-  tool("query", { sql: z.string(), limit: z.number().optional() }, async ({ sql }) => done(`ran ${sql}`));
+  tool("query", { sql: z.string(), limit: z.number().int().optional() }, async ({ sql }) => done(`ran ${sql}`));
   tool("remove", { id: z.number() }, async ({ id }) => done(`removed ${id}`));
   tool("shell", { command: z.string() }, async () => done("ran"));
   // Asks the client for what it is told to ask for.

@@ -14,6 +14,7 @@ mod mcp;
 mod metrics;
 mod output;
 mod policy;
+mod policy_schema;
 mod policy_test;
 mod run;
 mod serve;
@@ -216,6 +217,9 @@ mod tests {
             "interdict sessions show abc --since 2026-01-31T08:00:00Z",
             "interdict policy check --policies p",
             "interdict policy test",
+            "interdict policy schema --state-dir s",
+            "interdict policy schema --target t --mcp https://t/mcp",
+            "interdict policy schema --target t -- npx server",
             "interdict mcp tools list --target t --json",
             "interdict mcp tools diff --state-dir s query",
             "interdict mcp tools accept query other",
@@ -257,6 +261,8 @@ mod tests {
             "interdict top --interval 1ms",
             "interdict mcp tools accept",
             "interdict mcp tools accept --all query",
+            "interdict policy schema --mcp https://t/mcp",
+            "interdict policy schema --target t --mcp https://t/mcp -- npx server",
             "interdict fly",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

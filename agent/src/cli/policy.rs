@@ -10,6 +10,7 @@ use crate::model::DataClass;
 use crate::policy::{Engine, from_directory, shipped};
 
 use super::output::{Style, say, say_json};
+use super::policy_schema::{self, SchemaArgs};
 use super::policy_test::{self, TestArgs};
 use super::{FAILED, Failure, OK, Outcome};
 
@@ -27,12 +28,15 @@ pub(super) enum PolicyCommand {
     },
     /// Ask the policies about cases kept beside them, and compare.
     Test(TestArgs),
+    /// Declare the arguments of MCP tools with their types, for policies over `context.tools`.
+    Schema(SchemaArgs),
 }
 
 pub(super) fn run(command: PolicyCommand) -> Outcome {
     match command {
         PolicyCommand::Check { policies, json } => check(policies, json),
         PolicyCommand::Test(args) => policy_test::run(args),
+        PolicyCommand::Schema(args) => policy_schema::run(args),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use cedar_policy::{
     ActionConstraint, Authorizer, Decision as Cedar, Entities, EntityUid, PolicyId as CedarId, PolicySet,
+    RestrictedExpression as Value,
 };
 
 use crate::approval::Consent;
@@ -267,8 +268,13 @@ impl Engine {
             let all = all.add_entities(spoken_of, Some(&self.loaded.schema));
             Cow::Owned(all.map_err(|error| error.to_string())?)
         };
+        let typed = match self.typed(operation, target) {
+            Ok(typed) => typed,
+            Err(denial) => return Ok(Decision::Deny(denial)),
+        };
         for action in &operation.actions {
             let context = context(operation, word, self.time(now))?;
+            let context = context.merge(typed.clone()).map_err(|error| error.to_string())?;
             let request = request(principal, action.name(), uid("Target", &target.name.0)?, context)?;
             let response = self
                 .authorizer
@@ -296,6 +302,34 @@ impl Engine {
             None => self.worth_asking(scene, operation, principal, target, &wants, now),
             Some(_) => Ok(self.needs(&wants)),
         }
+    }
+
+    /// The arguments of a tool's call with their declared types.
+    fn typed(&self, operation: &Operation, target: &Target) -> Result<Option<(String, Value)>, Denial> {
+        let Facts::Mcp(facts) = &operation.facts else {
+            return Ok(None);
+        };
+        match self
+            .loaded
+            .tools
+            .arguments(&target.name.0, &facts.tool, &facts.input)
+        {
+            Ok(typed) => Ok(typed.map(|typed| ("tools".to_owned(), typed))),
+            Err(what) => Err(Denial {
+                policies: Vec::new(),
+                reason: format!(
+                    "The arguments of {:?} are not as they are declared: {what}.",
+                    facts.tool
+                ),
+                cause: DenialCause::Forbidden,
+                bundle: self.loaded.bundle,
+            }),
+        }
+    }
+
+    /// Whether calls of a tool have typed arguments.
+    pub(super) fn has_types(&self, target: &Target, tool: &str) -> bool {
+        self.loaded.tools.declares(&target.name.0, tool)
     }
 
     fn worth_asking(

@@ -28,7 +28,8 @@ impl Engine {
         now: Timestamp,
     ) -> Result<bool, Unsayable> {
         let scene = self.scene(scene_key(principal, target), principal, target, now)?;
-        let context = context(offer, consented)?;
+        let typed = matches!(offer, Offer::Tool(name) if self.has_types(target, name));
+        let context = context(offer, consented, typed)?;
         let resource = uid("Target", &target.name.0)?;
         let request = request(principal, offer.action().name(), resource, context)?;
         let response = Authorizer::new().is_authorized_partial(&request, self.all(), scene.entities());
@@ -39,7 +40,7 @@ impl Engine {
 }
 
 /// The context of taking an offer: what its name says is known, the rest is not.
-fn context(offer: &Offer, consented: bool) -> Result<Context, Unsayable> {
+fn context(offer: &Offer, consented: bool, typed: bool) -> Result<Context, Unsayable> {
     let text = |s: &str| Value::new_string(s.to_owned());
     let (mut tool, mut uri, mut prompt) = (text(""), text(""), text(""));
     match offer {
@@ -61,6 +62,9 @@ fn context(offer: &Offer, consented: bool) -> Result<Context, Unsayable> {
         // A list is kept for a while. Nor could Cedar see into a context that is unknown in part and has a time in it.
         ("now".to_owned(), Value::new_unknown("now")),
     ];
+    if typed {
+        pairs.push(("tools".to_owned(), Value::new_unknown("tools")));
+    }
     if consented {
         pairs.push(("approval".to_owned(), Value::new_unknown("approval")));
     }

@@ -10,6 +10,7 @@ use miette::Diagnostic;
 use crate::model::Digest;
 
 use super::annotations::{self, Annotations};
+use super::typed::{self, ToolTypes};
 
 /// The schema.
 pub(super) const SCHEMA: &str = include_str!("../../../policies/interdict.cedarschema");
@@ -88,7 +89,7 @@ pub fn shipped() -> Vec<PolicySource> {
     ]
 }
 
-/// Every `*.cedar` file of a directory, by name.
+/// Every `*.cedar` file of a directory, and what declares the arguments of tools (`*.cedarschema`), by name.
 ///
 /// # Errors
 /// Where it cannot be read or holds none.
@@ -105,9 +106,9 @@ pub fn from_directory(dir: &Path) -> Result<Vec<PolicySource>, PolicyErrors> {
         paths.collect::<Result<Vec<PathBuf>, _>>()
     });
     let mut files = listed.map_err(|error| wrong(dir, format!("cannot be read: {error}")))?;
-    files.retain(|p| p.extension().is_some_and(|e| e == "cedar"));
+    files.retain(|p| p.extension().is_some_and(|e| e == "cedar" || e == "cedarschema"));
     files.sort();
-    if files.is_empty() {
+    if !files.iter().any(|p| p.extension().is_some_and(|e| e == "cedar")) {
         return Err(wrong(
             dir,
             "holds no *.cedar file: without policies everything is denied".into(),
@@ -131,6 +132,8 @@ pub(super) struct Loaded {
     pub(super) annotations: BTreeMap<PolicyId, Annotations>,
     /// Of the schema and every file, in the order of their names.
     pub(super) bundle: Digest,
+    /// Arguments of tools that have types.
+    pub(super) tools: ToolTypes,
     /// Whether some policy reads the time: then verdicts cannot be kept.
     pub(super) reads_time: bool,
     /// Where each policy stands: file and line.
@@ -143,7 +146,8 @@ pub(super) fn load(sources: &[PolicySource]) -> Result<Loaded, PolicyErrors> {
     let mut policies = PolicySet::new();
     let mut annotations = BTreeMap::new();
     let mut homes: BTreeMap<PolicyId, (&PolicySource, usize)> = BTreeMap::new();
-    for source in sources {
+    let (text, tools) = schema_with(sources, &mut mistakes);
+    for source in sources.iter().filter(|source| !declares_tools(source)) {
         let parsed: PolicySet = match source.text.parse() {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -182,7 +186,7 @@ pub(super) fn load(sources: &[PolicySource]) -> Result<Loaded, PolicyErrors> {
             }
         }
     }
-    let schema = validate(&policies, &homes, &mut mistakes);
+    let schema = validate(&text, &policies, &homes, &mut mistakes);
     let Some(schema) = schema.filter(|_| mistakes.is_empty()) else {
         return Err(PolicyErrors(mistakes));
     };
@@ -198,6 +202,7 @@ pub(super) fn load(sources: &[PolicySource]) -> Result<Loaded, PolicyErrors> {
         bundle: Digest::of_fields(&parts),
         policies,
         annotations,
+        tools,
         reads_time,
     })
 }
@@ -210,12 +215,41 @@ fn named(policy: &Policy) -> Result<Policy, String> {
     }
 }
 
+fn declares_tools(source: &PolicySource) -> bool {
+    source.file.ends_with(".cedarschema")
+}
+
+/// The schema with the types of the file that declares arguments of tools.
+fn schema_with(sources: &[PolicySource], mistakes: &mut Vec<PolicyMistake>) -> (String, ToolTypes) {
+    let mut files = sources.iter().filter(|source| declares_tools(source));
+    let (first, second) = (files.next(), files.next());
+    if let Some(second) = second {
+        let what = "a second file declares arguments of tools: write them into one";
+        mistakes.push(mistake(second, None, what.into()));
+    }
+    let Some(first) = first else {
+        return (SCHEMA.to_owned(), ToolTypes::default());
+    };
+    match ToolTypes::read(&first.text) {
+        Ok(tools) => (SCHEMA.replace(typed::PLACE, &first.text), tools),
+        Err(what) => {
+            mistakes.push(mistake(
+                first,
+                None,
+                format!("it does not declare arguments of tools: {what}"),
+            ));
+            (SCHEMA.to_owned(), ToolTypes::default())
+        }
+    }
+}
+
 fn validate(
+    text: &str,
     policies: &PolicySet,
     homes: &BTreeMap<PolicyId, (&PolicySource, usize)>,
     mistakes: &mut Vec<PolicyMistake>,
 ) -> Option<Schema> {
-    let schema = match Schema::from_cedarschema_str(SCHEMA) {
+    let schema = match Schema::from_cedarschema_str(text) {
         Ok((schema, _warnings)) => schema,
         Err(error) => {
             mistakes.push(PolicyMistake {

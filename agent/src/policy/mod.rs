@@ -11,6 +11,7 @@ mod rehearse;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod typed;
 
 pub use cases::{Case, CaseMistake, parse as parse_cases, shipped_cases};
 pub use decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};
@@ -18,3 +19,4 @@ pub use engine::{Engine, Policies};
 pub use load::{PolicyErrors, PolicyMistake, PolicySource, from_directory, shipped};
 pub use rehearse::{Answer, Rehearsal};
 pub use trial::{Difference, Trial, untested};
+pub use typed::tools_schema;

@@ -1,10 +1,10 @@
-//! Tools that change what they say of themselves.
+//! Tools that change what they say of themselves, and arguments of tools with types.
 
 use interdict_tests::Agent;
 use serde_json::{Value, json};
 
 use crate::stateless::{clients, start, there};
-use crate::world::{World, text};
+use crate::world::{POLICIES, World, text};
 
 const V2: &str = "mcp/node/node_modules";
 
@@ -108,5 +108,63 @@ fn new_tools_wait_where_the_configuration_says_so() {
     client.end();
     let mut client = world.client(&command);
     assert_eq!(client.next(), json!({"tools": ["lookup", "remove"]}));
+    client.end();
+}
+
+const TYPED: &str = r#"
+@id("few-rows") @reason("At most 100 rows.")
+forbid (principal, action == Action::"mcp.tool.call", resource)
+when {
+  context has tools && context.tools has tools && context.tools.tools has query &&
+  context.tools.tools.query has limit && context.tools.tools.query.limit > 100
+};
+"#;
+
+#[test]
+fn arguments_of_tools_have_types_in_policies() {
+    if !there("mcp typed arguments") {
+        return;
+    }
+    let world = World::new("mcp_server_v2.mjs", V2, "hold = \"1s\"", "");
+    let [typescript, _] = clients(&world.url());
+    // From what the agent saw, and from the server itself.
+    start(&world, &typescript).end();
+    let state = world.agent.state().display().to_string();
+    let seen = world
+        .agent
+        .interdict(&["policy", "schema", "--state-dir", &state])
+        .expect("schema");
+    assert_eq!(seen.status, 0, "{}", seen.err);
+    let asked = std::process::Command::new(interdict_tests::tools::binary())
+        .args(["policy", "schema", "--target", "tools", "--mcp", &world.url()])
+        .env("SSL_CERT_FILE", world.dir.path().join("ca.crt"))
+        .output()
+        .expect("schema");
+    assert_eq!(
+        String::from_utf8_lossy(&asked.stdout),
+        seen.out,
+        "{}",
+        String::from_utf8_lossy(&asked.stderr)
+    );
+    let policies = world.dir.path().join("policies");
+    std::fs::write(policies.join("tools.cedarschema"), &seen.out).expect("written");
+    std::fs::write(policies.join("tools.cedar"), format!("{POLICIES}{TYPED}")).expect("written");
+    let dir = policies.display().to_string();
+    let checked = world
+        .agent
+        .interdict(&["policy", "check", "--policies", &dir])
+        .expect("check");
+    assert_eq!(checked.status, 0, "{}{}", checked.out, checked.err);
+    let mut client = start(&world, &typescript);
+    let run = |limit: u32| json!({"sql": "SELECT 1", "limit": limit});
+    assert_eq!(text(&client.call("query", &run(100))), "ran SELECT 1");
+    let refused = client.call("query", &run(101));
+    assert!(
+        text(&refused).starts_with("DENIED: At most 100 rows. [policy few-rows]"),
+        "{refused}"
+    );
+    let refused = client.call("query", &json!({"limit": 7}));
+    let told = "DENIED: The arguments of \"query\" are not as they are declared: \"sql\" is missing.";
+    assert!(text(&refused).starts_with(told), "{refused}");
     client.end();
 }
