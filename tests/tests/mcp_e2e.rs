@@ -15,7 +15,7 @@ mod world;
 use interdict_tests::world::kinds;
 use interdict_tests::{Agent, can_govern, can_speak_mcp, python, tool};
 use serde_json::{Value, json};
-use world::{Client, World, adapter, text, ticket};
+use world::{Client, World, adapter, is_in_the_table, text, ticket};
 
 #[test]
 fn both_official_clients_are_masked_refused_and_held() {
@@ -92,6 +92,9 @@ fn session(client: &mut Client, world: &World, nth: usize) {
         let told = format!("DENIED: {reason} [policy {policy}] [reference ");
         assert!(text(&refused).starts_with(&told), "{refused}");
         assert_eq!(refused["isError"], true);
+        if policy == "no-drop" {
+            is_in_the_table(text(&refused));
+        }
     }
     let refused = client.ask(&json!({"resource": "note://secret"}));
     assert_eq!(refused["code"], 4030, "{refused}");
@@ -101,6 +104,13 @@ fn session(client: &mut Client, world: &World, nth: usize) {
             .is_some_and(|e| e.contains("That note is secret."))
     );
 
+    // Clients put words of their own before it.
+    let told = refused["error"].as_str().unwrap_or_default();
+    is_in_the_table(
+        told.split_once("DENIED: ")
+            .map_or(told, |(before, _)| told.get(before.len()..).unwrap_or(told)),
+    );
+
     // Nothing else than the very same call goes through, and that once.
     let arguments = json!({"id": nth});
     let held = client.call("remove", &arguments);
@@ -108,6 +118,7 @@ fn session(client: &mut Client, world: &World, nth: usize) {
         text(&held).starts_with("PENDING_APPROVAL: Removing needs an owner."),
         "{held}"
     );
+    is_in_the_table(text(&held));
     world.approve(&ticket(&held));
     let other = client.call("remove", &json!({"id": nth + 100}));
     assert!(text(&other).starts_with("PENDING_APPROVAL: "), "{other}");

@@ -6,7 +6,7 @@ use interdict_tests::{can_govern, can_speak_mcp, tool};
 use serde_json::{Value, json};
 
 use crate::stateless::{clients, start, there};
-use crate::world::{Client, World, text, ticket, ticket_in};
+use crate::world::{Client, World, is_in_the_table, text, ticket, ticket_in};
 
 const V2: &str = "mcp/node/node_modules";
 
@@ -33,6 +33,7 @@ fn a_client_without_sessions_is_asked_by_a_form() {
             message.starts_with("Interdict holds this call: Removing needs an owner."),
             "{asked}"
         );
+        is_in_the_table(&message);
         let wait = json!({"action": "accept", "content": {"choice": "wait"}});
         let again = client.ask(&wait);
         assert_eq!(again["asked"]["message"], message.as_str(), "{again}");
@@ -48,6 +49,7 @@ fn a_client_without_sessions_is_asked_by_a_form() {
             text(&no).starts_with("REFUSED: Whoever was asked does not want to wait"),
             "{no}"
         );
+        is_in_the_table(text(&no));
         client.end();
     }
     assert_eq!(world.server.calls(), ["\"remove\""; 2]);
@@ -97,6 +99,7 @@ fn a_client_with_a_session_is_asked_while_the_call_waits() {
         text(&no).starts_with("REFUSED: Cancelled while it waited for approval."),
         "{no}"
     );
+    is_in_the_table(text(&no));
     assert!(
         began.elapsed() < Duration::from_secs(15),
         "nobody waits for nothing"

@@ -4,7 +4,7 @@ use interdict_tests::Agent;
 use serde_json::{Value, json};
 
 use crate::stateless::{clients, start, there};
-use crate::world::{POLICIES, World, text};
+use crate::world::{POLICIES, World, is_in_the_table, text};
 
 const V2: &str = "mcp/node/node_modules";
 
@@ -40,6 +40,7 @@ fn a_tool_that_changes_what_it_says_is_held_until_somebody_accepts() {
     let refused = client.call("query", &run);
     let told = "DENIED: The tool \"query\" says something else of itself than what was accepted.";
     assert!(text(&refused).starts_with(told), "{refused}");
+    is_in_the_table(text(&refused));
     let (status, diff) = tools(&world.agent, &["diff", "query"]);
     assert_eq!(status, 1, "{diff}");
     assert!(

@@ -205,3 +205,21 @@ pub(crate) fn ticket_in(text: &str) -> String {
     let at = text.find("apr-").expect("a ticket in the text");
     text.chars().skip(at).take("apr-7k2m9x".len()).collect()
 }
+
+/// Holds what a client showed against the table of refusals, tickets and references apart.
+pub(crate) fn is_in_the_table(shown: &str) {
+    let table = std::fs::read_to_string(repository().join("policies/REFUSALS-MCP.md")).expect("the table");
+    let mut plain = shown.to_owned();
+    if shown.contains("apr-") {
+        plain = plain.replace(&ticket_in(shown), "apr-7k2m9x");
+    }
+    if let Some((before, rest)) = plain.split_once("[reference ") {
+        let after = rest.split_once(']').map_or("", |(_reference, after)| after);
+        plain = format!("{before}[reference …]{after}");
+    }
+    let known = |line: &str| line.get(3..).is_some_and(|text| text == plain);
+    assert!(
+        table.lines().any(known),
+        "not in policies/REFUSALS-MCP.md: {plain}"
+    );
+}
