@@ -19,6 +19,7 @@ pub type Promise = fn(&[u8]);
 /// Every promise by name.
 pub const PROMISES: [(&str, Promise); 12] = [
     ("audit", log),
+    ("guard-link", crate::guard::link_promise),
     ("http-events", http::fuzz::events),
     ("http-framing", http::fuzz::framing),
     ("http-text", http::fuzz::text),

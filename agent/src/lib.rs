@@ -4,6 +4,7 @@
 //! top of the repository), then what people touch.
 
 pub mod clock;
+pub mod files;
 pub mod task;
 pub mod telemetry;
 

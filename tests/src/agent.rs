@@ -39,7 +39,7 @@ impl Agent {
     pub fn new(dir: &Path, database: &Postgres, issuer: &Oidc, more: &str) -> Result<Self> {
         let dir = dir.join("agent");
         fs::create_dir_all(&dir)?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        pass(&dir)?;
         fs::write(dir.join("password"), PASSWORD)?;
         fs::set_permissions(dir.join("password"), fs::Permissions::from_mode(0o600))?;
         let config = format!(
@@ -91,7 +91,7 @@ password_file = "password"
     pub fn configured(dir: &Path, issuer: &Oidc, config: &str) -> Result<Self> {
         let dir = dir.join("agent");
         fs::create_dir_all(&dir)?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        pass(&dir)?;
         let issuer = issuer.issuer();
         let whole = format!(
             "state_dir = \"state\"\n[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudience = [\"interdict\"]\n{config}"
@@ -243,6 +243,29 @@ password_file = "password"
         ensure!(seen.status == 0, "{}{}", seen.out, seen.err);
         Ok(())
     }
+}
+
+/// Lets every user through to a directory, as where a real agent's state is.
+fn pass(dir: &Path) -> Result<()> {
+    for place in [Some(dir), dir.parent()].into_iter().flatten() {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// The proxy of the guard `agent`: its only child that says so.
+///
+/// # Errors
+/// Where it has none.
+pub fn proxy_of(agent: u32) -> Result<rustix::process::Pid> {
+    let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))?;
+    for child in children.split_whitespace() {
+        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).any(|word| word == b"__proxy") {
+            return rustix::process::Pid::from_raw(child.parse()?).context("pid");
+        }
+    }
+    anyhow::bail!("{agent} has no proxy among its children: {children}")
 }
 
 /// How a command ended, with what it printed.

@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, command, output, repository, run as execute, say, step, target};
 
 /// The promises of `agent/src/fuzz.rs`.
-const PROMISES: [&str; 10] = [
+const PROMISES: [&str; 11] = [
     "audit",
+    "guard-link",
     "http-events",
     "http-framing",
     "http-text",

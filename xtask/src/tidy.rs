@@ -92,7 +92,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
 ];
 /// Open to every room (but `model` and `policy` use the clock as an argument only).
-const OPEN: &[&str] = &["clock", "task", "telemetry"];
+const OPEN: &[&str] = &["clock", "files", "task", "telemetry"];
 
 /// Checks every rule.
 pub(crate) fn run() -> Result<()> {

@@ -75,12 +75,18 @@ pub fn for_command(config: &Config, ca: &Path, bundle: &Path, token_variable: Op
     }
 }
 
+/// The file of all roots in the authority's directory.
+#[must_use]
+pub fn bundle_path(dir: &Path) -> PathBuf {
+    dir.join("bundle.pem")
+}
+
 /// Writes the system's roots and the agent's CA to one file, readable by everybody, and returns its path.
 ///
 /// # Errors
 /// The file system's.
 pub fn write_bundle(dir: &Path, ca_pem: &str) -> std::io::Result<PathBuf> {
-    let path = dir.join("bundle.pem");
+    let path = bundle_path(dir);
     let draft = dir.join(format!("bundle.draft-{}", std::process::id()));
     let mut file = std::io::BufWriter::new(fs::File::create(&draft)?);
     file.write_all(ca_pem.as_bytes())?;

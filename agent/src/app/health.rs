@@ -48,26 +48,61 @@ pub(super) async fn start(
     metrics: MetricSource,
     ready: Readiness,
 ) -> Option<Task<()>> {
-    let place = config.listen.clone()?;
-    let health = Health { metrics, ready };
+    serve(open(config)?, metrics, ready)
+}
+
+/// Where callers come in; listened at already.
+#[derive(Debug)]
+pub(super) enum Door {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// Listens where it is configured, as [`start`] does.
+pub(super) fn open(config: &TelemetryConfig) -> Option<Door> {
+    let place = config.listen.as_ref()?;
+    let opened = match place {
+        Listen::Tcp(address) => std::net::TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok(Door::Tcp(listener))
+        }),
+        Listen::Unix(path) => bind(path).map(|listener| Door::Unix(listener, SocketFile::of(path))),
+    };
     let failed = |error: std::io::Error| {
         tracing::warn!(%error, ?place, "health and figures are not served");
     };
-    match &place {
-        Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address).await.map_err(failed).ok()?;
+    opened.map_err(failed).ok()
+}
+
+/// Serves at an open door, as [`start`] does.
+pub(super) fn serve(door: Door, metrics: MetricSource, ready: Readiness) -> Option<Task<()>> {
+    let health = Health { metrics, ready };
+    let failed = |error: std::io::Error| {
+        tracing::warn!(%error, "health and figures are not served");
+    };
+    match door {
+        Door::Tcp(listener) => {
+            let listener = TcpListener::from_std(listener).map_err(failed).ok()?;
             Some(spawn("health", health.serve_tcp(listener)))
         }
-        Listen::Unix(path) => {
-            let listener = bind(path).map_err(failed).ok()?;
-            let file = SocketFile::of(path);
+        Door::Unix(listener, file) => {
+            let listener = UnixListener::from_std(listener).map_err(failed).ok()?;
             Some(spawn("health", health.serve_unix(listener, file)))
         }
     }
 }
 
+/// The file of the configured socket as it is now, to be removed when this is dropped: a proxy may not.
+pub(super) fn file(config: &TelemetryConfig) -> Option<SocketFile> {
+    match config.listen.as_ref()? {
+        Listen::Tcp(_) => None,
+        Listen::Unix(path) => Some(SocketFile::of(path)),
+    }
+}
+
 /// The file of a socket, which goes with whoever listens there; the file of the next one, which came meanwhile, stays.
-struct SocketFile {
+#[derive(Debug)]
+pub(super) struct SocketFile {
     path: PathBuf,
     inode: Option<u64>,
 }
@@ -97,14 +132,15 @@ fn inode(path: &Path) -> Option<u64> {
 }
 
 /// A socket that an agent left is replaced; another file is not.
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
+fn bind(path: &Path) -> std::io::Result<std::os::unix::net::UnixListener> {
     if path
         .symlink_metadata()
         .is_ok_and(|found| found.file_type().is_socket())
     {
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::audit::{AuditLog, Counted, lag};
 use crate::control::metrics::{Family, Sample};
-use crate::guard::{CounterReader, Counters};
+use crate::guard::{CounterReader, Counters, Standing};
 
 /// Where figures come from.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Meters {
     /// The log's directory, where it is streamed to ClickHouse.
     pub(super) streamed: Option<PathBuf>,
     pub(super) kernel: Readers,
+    /// Whether the Landlock domain of this process is whole; `None` where this is no proxy.
+    pub(super) domain: Option<bool>,
 }
 
 /// The kernel's counters of each workload, by its name; of the one run under no name.
@@ -99,6 +101,7 @@ impl Meters {
             &[("version", env!("CARGO_PKG_VERSION"))],
             "1".into(),
         )];
+        families.extend(self.standing());
         for (what, name, label, help) in COUNTED {
             let labels = measures.counts.get(&what);
             let samples = labels
@@ -152,6 +155,31 @@ impl Meters {
         families.extend(self.sink());
         families.extend(self.kernel());
         families
+    }
+
+    /// What authority this process has left: none, where all is well.
+    fn standing(&self) -> Option<Family> {
+        let domain = self.domain?;
+        let Standing {
+            uid,
+            capabilities,
+            no_new_privs,
+            filtered,
+        } = Standing::own().ok()?;
+        let word = |yes: bool| if yes { "yes" } else { "no" };
+        Some(self.one(
+            "interdict_proxy_info",
+            "gauge",
+            "The proxy's user, how many capabilities it has, and what confines it.",
+            &[
+                ("uid", &uid.to_string()),
+                ("capabilities", &capabilities.count_ones().to_string()),
+                ("no_new_privs", word(no_new_privs)),
+                ("seccomp", word(filtered)),
+                ("landlock", word(domain)),
+            ],
+            "1".into(),
+        ))
     }
 
     /// How far ClickHouse is behind.
@@ -261,6 +289,7 @@ mod tests {
             audit: AuditLog::in_memory(),
             streamed: Some(dir.path().to_owned()),
             kernel: Readers::default(),
+            domain: Some(true),
         };
         let documented = include_str!("../../../deploy/metrics.md");
         let kernel = meters.counted_there(&[("mcp".into(), Counters::default())]);

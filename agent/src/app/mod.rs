@@ -1,5 +1,6 @@
 //! The composition root: builds every room, starts, waits, drains; the only place that wires.
 
+pub mod agent_user;
 mod denials;
 mod descriptors;
 pub mod doctor;
@@ -9,6 +10,7 @@ pub mod govern;
 mod govern_tests;
 mod health;
 mod metrics;
+mod proxy;
 mod reload;
 mod rooms;
 mod rules;
@@ -21,5 +23,6 @@ mod uninstall_tests;
 pub mod untaint;
 pub mod user;
 
+pub use proxy::{Doors, open_doors, proxy};
 pub use rooms::rotate_authority;
-pub use run::{RunError, RunSpec, run};
+pub use run::{PROXY, RunError, RunSpec, run, start_proxy};

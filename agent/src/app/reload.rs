@@ -116,11 +116,10 @@ impl Reloading {
 fn look(dir: &Path) -> Look {
     let seen = || -> std::io::Result<_> {
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
+        for path in crate::files::list(dir)? {
             if path.extension().is_some_and(|e| e == "cedar") {
                 // Through links: the content is what matters.
-                let m = std::fs::metadata(&path)?;
+                let m = crate::files::metadata(&path)?;
                 let id = [
                     m.dev().cast_signed(),
                     m.ino().cast_signed(),

@@ -58,7 +58,6 @@ pub(super) struct Built {
     pub(super) rooms: Arc<Rooms>,
     pub(super) issuers: Issuers,
     pub(super) authority: Arc<Authority>,
-    pub(super) bundle: PathBuf,
 }
 
 /// What all workloads of an agent share.
@@ -102,16 +101,12 @@ pub(super) async fn build(
     };
     let rooms = shared.rooms(RunId::new(), config, shared.audit.clone(), Arc::new(binding));
     let Shared {
-        issuers,
-        authority,
-        bundle,
-        ..
+        issuers, authority, ..
     } = shared;
     Ok(Built {
         rooms: Arc::new(rooms),
         issuers,
         authority,
-        bundle,
     })
 }
 
@@ -159,7 +154,6 @@ pub(super) fn shared(config: &Config) -> Result<Shared, BuildError> {
         issuers,
         broker,
         authority,
-        bundle,
     })
 }
 

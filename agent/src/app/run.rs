@@ -1,39 +1,37 @@
-//! `interdict run`: an embedded agent around one command.
+//! `interdict run`: the guard of one command. What parses and judges is in the proxy (`proxy`), another process of this program.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Rlimit;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
 
-use crate::audit::{AuditLog, Event};
 use crate::config::{Config, UnixConfig};
-use crate::connection::{Acceptor, Targets};
-use crate::control::wire::Status;
-use crate::control::{ControlRooms, MetricSource, Server, directory};
-use crate::guard::{self, Guard, GuardError, LaunchSpec, Launched, RunCgroup};
-use crate::identity::{IdentityChange, TokenSource};
-use crate::model::{Digest, RunId};
-use crate::session::Rooms;
-use crate::task::{Task, spawn};
+use crate::connection::tls::Authority;
+use crate::control;
+use crate::guard::{
+    self, Allowed, BelongingsError, Guard, GuardError, Heard, LaunchSpec, Launched, Overseen, Proxy,
+    RunCgroup,
+};
+use crate::identity::TokenSource;
+use crate::model::Digest;
 
+use super::agent_user::{AgentUser, AgentUserError, agent_user};
 use super::descriptors;
 use super::environment;
-use super::health::{self, Readiness};
-use super::metrics::{Meters, Readers};
-use super::reload::Reloading;
-use super::rooms::{BuildError, build, resolvers};
-use super::rules;
-use super::serve::Serving;
+use super::health;
+use super::rooms::{BuildError, resolvers};
 use super::user::RunAs;
 
-/// How long the end of a run waits for sessions to end, and then for ClickHouse.
-const DRAIN: Duration = Duration::from_secs(5);
+/// The subcommand of the proxy.
+pub const PROXY: &str = "__proxy";
+/// How long the proxy may take for its last record, and then to end: it waits for sessions and for ClickHouse.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the command may take to end when nothing can be connected any more.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -52,7 +50,7 @@ pub struct RunSpec {
     pub command: Vec<OsString>,
 }
 
-/// Why the command could not be run governed. Nothing of it has run then.
+/// Why the command could not be run governed, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A room.
@@ -64,6 +62,23 @@ pub enum RunError {
     /// The first record.
     #[error("nothing is run that cannot be recorded: {0}")]
     Audit(#[from] crate::audit::AuditError),
+    /// The proxy, before anything of the command has run.
+    #[error("{0}")]
+    Proxy(String),
+    /// The proxy, while the command ran.
+    #[error(
+        "the proxy has ended ({0}): every connection of the command is reset, and nothing is connected any more. The command was asked to end"
+    )]
+    Abandoned(String),
+    /// The end of the run.
+    #[error("the end of the run could not be recorded: {0}")]
+    Unfinished(String),
+    /// The proxy's user.
+    #[error(transparent)]
+    User(#[from] AgentUserError),
+    /// The proxy's directories.
+    #[error(transparent)]
+    Belongings(#[from] BelongingsError),
     /// A target.
     #[error(transparent)]
     Tls(#[from] crate::connection::tls::TlsError),
@@ -77,191 +92,157 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// What became of the command.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Build(_)
+            | Self::Guard(_)
+            | Self::Audit(_)
+            | Self::Proxy(_)
+            | Self::User(_)
+            | Self::Belongings(_)
+            | Self::Tls(_)
+            | Self::System { .. } => "Nothing of the command was run.",
+            Self::Abandoned(_) => {
+                "What is left of it is denied until it ends. The proxy's last words are above; the log (`interdict audit verify`) holds all that it let through."
+            }
+            Self::Unfinished(_) => "The command has run; the next agent seals what is recorded.",
+        }
+    }
+}
+
+/// A proxy that was started, and what the limit of descriptors was before.
+#[derive(Debug)]
+pub struct Started {
+    proxy: Proxy,
+    limit: Rlimit,
+}
+
+/// Starts the proxy of a run: this program with `arguments`, which say the same as `spec` was made from. From the main
+/// thread, before any other.
+///
+/// # Errors
+/// Where this process may not govern, or no process can be started.
+pub fn start_proxy(spec: &RunSpec, arguments: &[OsString]) -> Result<Started, RunError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(GuardError::NotRoot.into());
+    }
+    let token = match &spec.token {
+        Some(TokenSource::File(path)) => Some(path.as_path()),
+        Some(TokenSource::Text(_)) | None => None,
+    };
+    let user = own_directories(spec)?;
+    let allowed = Allowed::of(&spec.config, token);
+    let numbers = [("--agent-uid", user.uid), ("--agent-gid", user.gid)];
+    let numbers = numbers.map(|(name, number)| OsString::from(format!("{name}={number}")));
+    let mut arguments = arguments.to_vec();
+    // After the subcommand, before what was typed.
+    let at = arguments
+        .iter()
+        .position(|word| word == PROXY)
+        .map_or(0, |at| at + 1);
+    drop(arguments.splice(at..at, numbers));
+    // The proxy inherits it; the command gets what was before.
+    let limit = descriptors::raise();
+    let proxy = Proxy::start(&arguments, allowed).map_err(|source| RunError::System {
+        what: "the proxy cannot be started",
+        source,
+    })?;
+    Ok(Started { proxy, limit })
+}
+
+/// Chooses the proxy's user and gives it the directories that it writes to.
+fn own_directories(spec: &RunSpec) -> Result<AgentUser, RunError> {
+    let (state, audit) = (&spec.config.state_dir, &spec.config.audit.dir);
+    let configured = spec.config.agent_user.as_deref();
+    let user = agent_user(configured, state, spec.run_as.as_ref())?;
+    let there = audit.exists();
+    if guard::give(state, audit, user.uid, user.gid)? && there {
+        tracing::warn!(
+            "{} and the records in it now belong to {}, the agent's own user: the agent's proxy has no privileges. Root reads them as before",
+            state.display(),
+            user.name
+        );
+    }
+    Ok(user)
+}
+
 /// Runs the command governed, until the last of its processes has ended; its exit status as shells show it.
 ///
 /// # Errors
-/// Where it could not be started governed.
-pub async fn run(spec: RunSpec) -> Result<i32, RunError> {
+/// Where it could not be started governed, or the proxy did not last.
+pub async fn run(spec: RunSpec, proxy: Started) -> Result<i32, RunError> {
+    let Started { proxy, limit } = proxy;
+    let result = oversee(spec, proxy, limit).await;
+    control::forget();
+    result
+}
+
+async fn oversee(spec: RunSpec, proxy: Proxy, limit: Rlimit) -> Result<i32, RunError> {
     let RunSpec {
         config,
-        config_digest,
-        token,
+        config_digest: _,
+        token: _,
         token_variable,
         run_as,
         command,
     } = spec;
-    let name = command.first().map(base_name).unwrap_or_default();
-    let descriptors = descriptors::raise();
-    let built = build(&config, token.as_ref(), &name).await?;
-    let rooms = &built.rooms;
-    let audit = rooms.audit.clone();
-    let targets = Targets::resolve(&config.targets).await;
-    let serving = Arc::new(Serving::new(
-        &config,
-        Arc::clone(rooms),
-        Arc::clone(&targets),
-        &built.authority,
-    )?);
     // Declared before the guard: the hooks go first, then the cgroup.
     let cgroup = RunCgroup::create()?;
     let mut guard = attach(&cgroup, &config)?;
-    let started = Event::AgentStarted {
-        version: env!("CARGO_PKG_VERSION").into(),
-        config: config_digest,
-        bundle: rooms.policies.current().bundle(),
-        hooks: guard.features().attached.clone(),
-    };
-    let _receipt = audit.record(started).await?;
-    let mut tasks = vec![spawn("targets", Arc::clone(&targets).keep_fresh())];
-    tasks.extend(follow_rules(&mut guard, &config, &targets)?);
-    // These have something to write down when the last process has ended.
-    let (ending, _) = watch::channel(());
-    let mut draining = Vec::new();
-    for (listener, address) in guard.take_listeners() {
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(|source| RunError::System {
-            what: "the listener cannot be used",
-            source,
-        })?;
-        let acceptor = Acceptor::new(listener, address, guard.netns(), guard.flows());
-        let told = ending.subscribe();
-        draining.push(spawn("accept", Arc::clone(&serving).serve(acceptor, told)));
+    let mut proxy = proxy.attach(&mut guard, &config)?;
+    match proxy.hear().await {
+        Heard::Ready => {}
+        Heard::Failed(why) => return Err(RunError::Proxy(why)),
+        Heard::Done => return Err(RunError::Proxy("the proxy ended before it began".into())),
+        Heard::Gone(why) => return Err(RunError::Proxy(format!("the proxy has ended: {why}"))),
     }
-    if let Some(denials) = guard.take_denials() {
-        draining.push(spawn(
-            "denials",
-            super::denials::record(denials, audit.clone(), rooms.run, ending.subscribe()),
-        ));
-    }
-    if let Some(source) = token {
-        let (changes, told) = mpsc::channel(16);
-        tasks.push(spawn(
-            "identity",
-            Arc::clone(&rooms.binding).watch(source, built.issuers.clone(), changes),
-        ));
-        tasks.push(spawn(
-            "identity records",
-            record_identity(told, audit.clone(), rooms.run),
-        ));
-    }
-    tasks.extend(shipping(&config));
-    let (watching, reload) = watch_policies(&config, rooms).unzip();
-    tasks.extend(watching);
-    tasks.extend(control(&built.issuers, &guard, rooms, &config).await);
-    record_start(rooms, run_as.as_ref(), name).await?;
-    let changes = environment::for_command(
-        &config,
-        built.authority.pem_path(),
-        &built.bundle,
-        token_variable.as_deref(),
-    );
-    let spec = launch_spec(command, run_as, changes, descriptors, &config.unix);
-    let launched = guard::launch(&mut guard, &cgroup, spec).await?;
-    let status = wait(launched, &cgroup, reload.as_deref()).await?;
-    ending.send_replace(());
-    finish(draining).await;
-    let _receipt = audit
-        .record(Event::RunEnded {
-            run: rooms.run,
-            status,
-        })
-        .await?;
-    drop(tasks);
-    let _receipt = audit
-        .record(Event::AgentStopped {
-            reason: "the last process of the run ended".into(),
-        })
-        .await?;
-    audit.close().await;
-    drop(guard);
-    drain(&config).await;
-    Ok(status)
-}
-
-/// Streams records to ClickHouse, where there is one.
-fn shipping(config: &Config) -> Option<Task<()>> {
-    let sink = config.audit.clickhouse.clone()?;
-    Some(spawn(
-        "clickhouse",
-        crate::audit::ship(config.audit.dir.clone(), sink),
-    ))
-}
-
-/// Watches the directory of policies; who wants it read at once says so.
-fn watch_policies(config: &Config, rooms: &Rooms) -> Option<(Task<()>, Arc<Notify>)> {
-    let dir = config.policies.clone()?;
-    let asked = Arc::new(Notify::new());
-    let reloading = Reloading {
-        dir,
-        classes: rooms.masks.classes().clone(),
-        policies: Arc::clone(&rooms.policies),
-        audit: rooms.audit.clone(),
-    };
-    Some((spawn("policies", reloading.watch(Arc::clone(&asked))), asked))
-}
-
-/// Waits for tasks that were told to end, for as long as is reasonable.
-async fn finish(draining: Vec<Task<()>>) {
-    let all = async {
-        for task in draining {
-            task.join().await;
-        }
-    };
-    if tokio::time::timeout(DRAIN, all).await.is_err() {
-        tracing::warn!("some sessions did not end with the last process: they are cut off");
-    }
-}
-
-/// Loads the kernel's rules, and keeps them true.
-fn follow_rules(
-    guard: &mut Guard,
-    config: &Config,
-    targets: &Arc<Targets>,
-) -> Result<Option<Task<()>>, GuardError> {
-    let Some(mut table) = guard.take_rules() else {
-        return Ok(None);
-    };
-    rules::load(&mut table, &config.networks, targets)?;
-    let following = rules::follow(table, config.networks.clone(), Arc::clone(targets));
-    Ok(Some(spawn("rules", following)))
-}
-
-/// Records on whose behalf the command starts, and as whom.
-async fn record_start(
-    rooms: &Rooms,
-    run_as: Option<&RunAs>,
-    command: String,
-) -> Result<(), crate::audit::AuditError> {
-    // A token that has ended already is told to the process at its first operation.
-    let Ok(principal) = rooms.binding.current(crate::clock::now()) else {
-        return Ok(());
-    };
-    let uid = run_as.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
-    let bound = Event::IdentityBound {
-        run: rooms.run,
-        principal: Arc::clone(&principal),
-    };
-    let _receipt = rooms.audit.record(bound).await?;
-    let started = Event::RunStarted {
-        run: rooms.run,
-        principal,
+    let _socket = health::file(&config.telemetry);
+    let spec = launch_spec(
         command,
-        uid,
-    };
-    let _receipt = rooms.audit.record(started).await?;
-    Ok(())
+        run_as,
+        changes(&config, token_variable.as_deref()),
+        limit,
+        &config.unix,
+    );
+    let mut launched = guard::launch(&mut guard, &cgroup, spec).await?;
+    let can_reload = config.policies.is_some();
+    let end = wait(&mut launched, &cgroup, can_reload, &mut proxy).await?;
+    match end {
+        End::Status(status) => {
+            proxy
+                .finish(status, PATIENCE)
+                .await
+                .map_err(RunError::Unfinished)?;
+            drop(guard);
+            proxy.end(PATIENCE).await;
+            Ok(status)
+        }
+        End::Abandoned(why) => {
+            drop(proxy);
+            abandon(guard, cgroup, &launched).await;
+            Err(RunError::Abandoned(why))
+        }
+    }
 }
 
-/// Sends what ClickHouse does not have yet, for a moment.
-async fn drain(config: &Config) {
-    let Some(sink) = &config.audit.clickhouse else {
-        return;
-    };
-    let drained = tokio::time::timeout(DRAIN, crate::audit::drain(&config.audit.dir, sink)).await;
-    if !matches!(drained, Ok(Ok(()))) {
-        tracing::warn!(
-            ?drained,
-            "not every record is in ClickHouse yet: the next agent sends the rest"
-        );
+/// The proxy writes both files before it is ready.
+fn changes(config: &Config, token_variable: Option<&str>) -> environment::Environment {
+    let dir = config.state_dir.join("ca");
+    let (ca, bundle) = (Authority::pem_in(&dir), environment::bundle_path(&dir));
+    environment::for_command(config, &ca, &bundle, token_variable)
+}
+
+/// Without a proxy: asks the command to end, and leaves what does not end to the hooks, which deny everything.
+async fn abandon(guard: Guard, cgroup: RunCgroup, launched: &Launched) {
+    tracing::error!("the proxy has ended: nothing is connected any more, and the command is asked to end");
+    forward(launched.pid, rustix::process::Signal::TERM);
+    let ended = tokio::time::timeout(GRACE, cgroup.wait_empty()).await;
+    if !matches!(ended, Ok(Ok(()))) {
+        guard.leave();
+        cgroup.leave();
     }
 }
 
@@ -272,54 +253,6 @@ fn attach(cgroup: &RunCgroup, config: &Config) -> Result<Guard, GuardError> {
         tracing::warn!(feature, lost, "this kernel lacks a feature");
     }
     Ok(guard)
-}
-
-async fn control(
-    issuers: &crate::identity::Issuers,
-    guard: &Guard,
-    rooms: &Arc<Rooms>,
-    config: &Config,
-) -> Vec<Task<()>> {
-    let meters = Meters {
-        run: rooms.run.to_string(),
-        audit: rooms.audit.clone(),
-        streamed: config
-            .audit
-            .clickhouse
-            .as_ref()
-            .map(|_sink| config.audit.dir.clone()),
-        kernel: Readers::one(guard.counter_reader()),
-    };
-    let status = Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        run: rooms.run.to_string(),
-        principal: rooms
-            .binding
-            .current(crate::clock::now())
-            .map(|p| p.key())
-            .unwrap_or_default(),
-        hooks: guard.features().attached.clone(),
-    };
-    let control = ControlRooms {
-        broker: rooms.broker.clone(),
-        issuers: issuers.clone(),
-        status,
-        metrics: MetricSource::new(move || meters.read()),
-    };
-    // The hooks are attached by now.
-    let ready = Readiness::default();
-    ready.set(true);
-    let health = health::start(&config.telemetry, control.metrics.clone(), ready).await;
-    let control = match Server::listen(&directory()) {
-        Ok(server) => Some(spawn("control", server.serve(Arc::new(control)))),
-        Err(error) => {
-            // Then nothing can be approved here: what needs approval stays refused.
-            tracing::warn!(%error, "approvals cannot be decided through this agent");
-            None
-        }
-    };
-    control.into_iter().chain(health).collect()
 }
 
 fn launch_spec(
@@ -362,23 +295,40 @@ fn launch_spec(
     }
 }
 
+/// How the wait for the command came out.
+enum End {
+    /// The last process has ended; the command's status.
+    Status(i32),
+    /// The proxy ended before; why.
+    Abandoned(String),
+}
+
 /// Waits for the command, passing signals on to it, and then for the last of its processes. A SIGHUP to the agent asks it to
 /// read its policies where they can change (that of a terminal reaches the command from the kernel, which sends it to the whole group).
-async fn wait(launched: Launched, cgroup: &RunCgroup, reload: Option<&Notify>) -> Result<i32, RunError> {
-    let Launched { mut child, pid } = launched;
+async fn wait(
+    launched: &mut Launched,
+    cgroup: &RunCgroup,
+    can_reload: bool,
+    proxy: &mut Overseen,
+) -> Result<End, RunError> {
+    let pid = launched.pid;
     let mut signals = Signals::listen().map_err(|source| RunError::System {
         what: "no signals",
         source,
     })?;
     let status = loop {
         tokio::select! {
-            ended = child.wait() => {
+            ended = launched.child.wait() => {
                 break ended.map_err(|source| RunError::System { what: "the command's end was not seen", source })?;
             }
-            number = signals.next() => match reload {
-                Some(asked) if number == rustix::process::Signal::HUP => asked.notify_one(),
-                _ => forward(pid, number),
-            },
+            heard = proxy.hear() => return Ok(End::Abandoned(last_words(heard))),
+            number = signals.next() => {
+                if can_reload && number == rustix::process::Signal::HUP {
+                    proxy.reload();
+                } else {
+                    forward(pid, number);
+                }
+            }
         }
     };
     let mut ending = std::pin::pin!(cgroup.wait_empty());
@@ -386,18 +336,27 @@ async fn wait(launched: Launched, cgroup: &RunCgroup, reload: Option<&Notify>) -
         tokio::select! {
             empty = &mut ending => {
                 empty?;
-                return Ok(shown(status));
+                return Ok(End::Status(shown(status)));
             }
+            heard = proxy.hear() => return Ok(End::Abandoned(last_words(heard))),
             // Its children are left: a second wish to end ends them.
             number = signals.next() => {
-                if let (Some(asked), rustix::process::Signal::HUP) = (reload, number) {
-                    asked.notify_one();
+                if can_reload && number == rustix::process::Signal::HUP {
+                    proxy.reload();
                     continue;
                 }
                 tracing::debug!(?number, "ending what is left of the run");
                 cgroup.kill();
             }
         }
+    }
+}
+
+fn last_words(heard: Heard) -> String {
+    match heard {
+        Heard::Failed(why) => why,
+        Heard::Gone(why) => why.to_string(),
+        Heard::Ready | Heard::Done => "it said something out of turn".into(),
     }
 }
 
@@ -419,7 +378,7 @@ fn forward(pid: u32, number: rustix::process::Signal) {
 }
 
 /// The signals that are passed on.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -430,7 +389,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> std::io::Result<Self> {
+    pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -454,28 +413,4 @@ impl Signals {
             _ = self.window.recv() => Number::WINCH,
         }
     }
-}
-
-pub(super) async fn record_identity(mut told: mpsc::Receiver<IdentityChange>, audit: AuditLog, run: RunId) {
-    while let Some(change) = told.recv().await {
-        let event = match change {
-            IdentityChange::Bound(principal) => Event::IdentityBound { run, principal },
-            IdentityChange::Ended { principal, reason } => Event::IdentityEnded {
-                run,
-                principal,
-                reason,
-            },
-        };
-        if let Err(error) = audit.post(event).await {
-            tracing::error!(%error, "a change of identity could not be recorded");
-        }
-    }
-}
-
-fn base_name(command: &OsString) -> String {
-    std::path::Path::new(command)
-        .file_name()
-        .unwrap_or(command)
-        .to_string_lossy()
-        .into_owned()
 }

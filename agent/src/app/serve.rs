@@ -12,7 +12,7 @@ use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier}
 use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
 use crate::credential::Credential;
 use crate::inventory::{self, Inventory};
-use crate::model::{Protocol, TargetName};
+use crate::model::{Protocol, RunId, TargetName};
 use crate::protocol::{http, llm, mcp, opaque, postgres};
 use crate::session::Rooms;
 use crate::task::Tasks;
@@ -86,6 +86,11 @@ impl Serving {
             http,
             room: Arc::new(Semaphore::new(descriptors::sessions())),
         })
+    }
+
+    /// The run that its sessions belong to.
+    pub(super) fn run(&self) -> RunId {
+        self.rooms.run
     }
 
     /// Serves what `acceptor` accepts, until the run is `ending`; then what is there already, to its end.

@@ -113,7 +113,7 @@ pub(super) fn client_as(
         Some(SecretSourceConfig::Env(name)) => {
             std::env::var(name).map_err(|error| SinkError::Password(format!("{name}: {error}")))?
         }
-        Some(SecretSourceConfig::File(path)) => fs::read_to_string(path)
+        Some(SecretSourceConfig::File(path)) => crate::files::read_to_string(path)
             .map_err(|error| SinkError::Password(format!("{}: {error}", path.display())))?
             .trim_end()
             .to_owned(),

@@ -111,6 +111,9 @@ enum Command {
     /// The child's side of `run`.
     #[command(name = "__launch", hide = true)]
     Launch(launch::LaunchArgs),
+    /// The proxy's side of `run`.
+    #[command(name = "__proxy", hide = true)]
+    Proxy(run::ProxyArgs),
 }
 
 /// Why a command did not work: the message, and what to do.
@@ -170,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => generate::completions(&args, &mut Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
+        Command::Proxy(args) => run::proxy(args),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

@@ -2,12 +2,15 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::app::{self, RunSpec, user};
+use crate::app::{self, RunError, RunSpec, user};
 use crate::config::{self, Mode};
+use crate::files;
+use crate::guard::{GuardLink, Lowly, give_up};
 use crate::identity::TokenSource;
 use crate::model::Digest;
 use crate::telemetry::{self, LogFormat};
@@ -23,6 +26,21 @@ Examples:
 The command runs as the user that called sudo (or --user), with standard input, output and error untouched; the agent's
 own log goes to standard error (INTERDICT_LOG=debug for more). Its exit status is the command's. Signals are passed on to it; with
 a policy directory, SIGHUP makes the agent read that again instead (it does within two seconds of a change by itself).";
+
+/// A guard that was told why there is no proxy ends it at once.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What the guard tells the proxy: what it was told itself.
+#[derive(Debug, Args)]
+pub(super) struct ProxyArgs {
+    /// Whom it becomes.
+    #[arg(long)]
+    agent_uid: u32,
+    #[arg(long)]
+    agent_gid: u32,
+    #[command(flatten)]
+    run: RunArgs,
+}
 
 /// Run a command with every connection of it governed.
 #[derive(Debug, Args)]
@@ -79,14 +97,100 @@ impl LogArg {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    telemetry::start(args.log_format.format(), "warn", std::io::stderr().is_terminal());
+    start_log(&args);
     let spec = spec(args)?;
+    if spec.run_as.as_ref().is_none_or(|user| user.uid == 0) && rustix::process::geteuid().is_root() {
+        tracing::warn!("the command runs as root, and root can undo the guard: give --user");
+    }
+    let failed = |error: RunError| Failure::new(error.to_string(), error.hint());
+    let proxy = app::start_proxy(&spec, &as_proxy(std::env::args_os().skip(1))).map_err(failed)?;
+    // It waits for events only; one thread is enough, and a slow proxy does not hold it up.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}"), ""))?;
+    let status = runtime.block_on(Box::pin(app::run(spec, proxy)));
+    // What is left may be waited for in vain: a command that outlives its agent.
+    runtime.shutdown_background();
+    let status = status.map_err(failed)?;
+    Ok(u8::try_from(status).unwrap_or(super::FAILED))
+}
+
+/// The proxy's side of `interdict run`, with the same arguments.
+pub(super) fn proxy(args: ProxyArgs) -> Outcome {
+    let ProxyArgs {
+        agent_uid,
+        agent_gid,
+        run,
+    } = args;
+    start_log(&run);
+    let link = GuardLink::inherited().map_err(|error| Failure::new(error.to_string(), ""))?;
+    match serve(run, &link, agent_uid, agent_gid) {
+        Ok(()) => Ok(super::OK),
+        Err(failure) => {
+            // The guard says it, and ends this process.
+            link.failed(&failure.message);
+            std::thread::sleep(LAST_WORDS);
+            Ok(failure.status)
+        }
+    }
+}
+
+fn serve(args: RunArgs, link: &GuardLink, uid: u32, gid: u32) -> Result<(), Failure> {
+    let mut spec = spec(args)?;
+    let config = &mut spec.config;
+    for directory in [&mut config.state_dir, &mut config.audit.dir] {
+        *directory = directory
+            .canonicalize()
+            .map_err(|error| Failure::new(format!("{}: {error}", directory.display()), ""))?;
+    }
+    let writable = vec![config.state_dir.clone(), config.audit.dir.clone()];
+    let doors = app::open_doors(config);
+    let lowly = Lowly { uid, gid, writable };
+    let domain = give_up(&lowly)
+        .map_err(|error| Failure::new(format!("the proxy cannot give up its authority: {error}"), ""))?;
+    if !domain {
+        tracing::warn!(
+            "this kernel has no whole Landlock domains (Linux 6.12 has): the proxy is kept from files and processes by its user and its system call filter only"
+        );
+    }
+    for directory in &lowly.writable {
+        reachable(directory, uid)?;
+    }
+    files::ask(link.opener());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}"), ""))?;
-    let status = runtime.block_on(Box::pin(app::run(spec)));
-    let status =
-        status.map_err(|error| Failure::new(error.to_string(), "Nothing of the command was run."))?;
-    Ok(u8::try_from(status).unwrap_or(super::FAILED))
+    runtime
+        .block_on(Box::pin(app::proxy(spec, link.clone(), doors, domain)))
+        .map_err(|error| Failure::new(error.to_string(), ""))
+}
+
+/// It owns the directory; those above may be closed to it.
+fn reachable(directory: &Path, uid: u32) -> Result<(), Failure> {
+    std::fs::read_dir(directory).map(drop).map_err(|error| {
+        Failure::new(
+            format!(
+                "the agent's own user ({uid}) cannot reach {}: {error}. Let others pass through the directories above it (chmod o+x), or give another state_dir",
+                directory.display()
+            ),
+            "",
+        )
+    })
+}
+
+fn start_log(args: &RunArgs) {
+    telemetry::start(args.log_format.format(), "warn", std::io::stderr().is_terminal());
+}
+
+/// What was typed, for the proxy: the subcommand is the first word `run` (what comes before it are options of all).
+fn as_proxy(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut typed = true;
+    let proxys = arguments.map(|argument| {
+        if typed && argument == "run" {
+            typed = false;
+            return app::PROXY.into();
+        }
+        argument
+    });
+    proxys.collect()
 }
 
 fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
@@ -137,9 +241,6 @@ fn spec(args: RunArgs) -> Result<RunSpec, Failure> {
     let sudo = std::env::var("SUDO_UID").ok();
     let run_as =
         user::choose(user.as_deref(), sudo.as_deref()).map_err(|e| Failure::new(e.to_string(), ""))?;
-    if run_as.as_ref().is_none_or(|user| user.uid == 0) && rustix::process::geteuid().is_root() {
-        tracing::warn!("the command runs as root, and root can undo the guard: give --user");
-    }
     Ok(RunSpec {
         config,
         config_digest,

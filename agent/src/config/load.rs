@@ -100,6 +100,7 @@ pub fn defaults() -> Config {
         limits: None,
         telemetry: None,
         unix: None,
+        agent: None,
     })
 }
 
@@ -225,6 +226,7 @@ impl Reader<'_> {
             limits,
             telemetry,
             unix,
+            agent,
         } = raw;
         let state_dir = state_dir.map_or_else(|| PathBuf::from(STATE_DIR), |dir| self.path(dir));
         let issuers = self.issuers(issuer);
@@ -250,6 +252,7 @@ impl Reader<'_> {
             unix: self.unix(&unix.unwrap_or_default()),
             policies: policies.map(|dir| self.path(dir)),
             state_dir,
+            agent_user: agent.and_then(|agent| agent.user),
         }
     }
 

@@ -33,6 +33,13 @@ pub(super) struct RawConfig {
     pub limits: Option<RawLimits>,
     pub telemetry: Option<RawTelemetry>,
     pub unix: Option<RawUnix>,
+    pub agent: Option<RawAgent>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgent {
+    pub user: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -79,6 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("", "limits", Table, Optional, "Bounds on every operation; policies may set narrower ones."),
     key("", "telemetry", Table, Optional, "Health and figures for monitoring."),
     key("", "unix", Table, Optional, "Unix sockets of processes outside the run."),
+    key("", "agent", Table, Optional, "The agent itself."),
     key("issuer", "name", Text, Required, "The name in records and policies."),
     key("issuer", "issuer", Text, Required, "The exact `iss` claim, a URL."),
     key("issuer", "audience", Texts, Required, "Accepted `aud` claims; at least one."),
@@ -173,6 +174,7 @@ pub(super) const KEYS: &[Key] = &[
     key("telemetry", "expose", Bool, Default("false"), "Whether other addresses than loopback's are meant."),
     key("unix", "allow", Texts, Default("[]"), "Sockets that may be used: paths as their owners bound them, or @name for abstract ones."),
     key("unix", "hide", Texts, Default("[]"), "Paths that a command does not see, besides those of the usual daemons; * is any one part."),
+    key("agent", "user", Text, Optional, "Whom the proxy runs as: a name or a number; interdict, or a number that nobody has."),
 ];
 
 impl Key {

@@ -51,6 +51,8 @@ pub struct Config {
     pub policies: Option<PathBuf>,
     /// Where keys, records and pending approvals live: `/var/lib/interdict` unless configured.
     pub state_dir: PathBuf,
+    /// Whom the proxy runs as; `None`: the user `interdict`, or a reserved number.
+    pub agent_user: Option<String>,
 }
 
 /// Unix sockets of processes outside the run.

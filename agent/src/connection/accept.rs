@@ -1,5 +1,6 @@
 //! Accepting: a socket becomes a connection only if the kernel knows its flow.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ impl Acceptor {
             peer,
             listener: self.address,
         };
-        let Some(Flow { original, process }) = self.flows.take(&key) else {
+        let Some(Flow { original, process }) = self.flows.take(&key, stream.as_fd()) else {
             reset(stream);
             return Accepted::Stranger { peer };
         };
@@ -130,6 +131,7 @@ pub fn reset(stream: TcpStream) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::os::fd::BorrowedFd;
     use std::sync::Mutex;
 
     use tokio::io::AsyncReadExt;
@@ -142,7 +144,7 @@ mod tests {
     struct Table(Mutex<HashMap<FlowKey, Flow>>);
 
     impl FlowSource for Table {
-        fn take(&self, key: &FlowKey) -> Option<Flow> {
+        fn take(&self, key: &FlowKey, _accepted: BorrowedFd<'_>) -> Option<Flow> {
             self.0.lock().expect("lock").remove(key)
         }
     }

@@ -10,5 +10,5 @@ mod server;
 mod tests;
 pub mod wire;
 
-pub use place::{directories, directory};
+pub use place::{directories, directory, forget};
 pub use server::{ControlError, ControlRooms, MetricSource, Server};

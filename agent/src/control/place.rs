@@ -50,20 +50,27 @@ pub(super) fn prepare(dir: &Path) -> io::Result<()> {
     )))
 }
 
-/// Removes the sockets of agents that have ended. One with this process's own number is left from an earlier one.
-pub(super) fn remove_stale(dir: &Path) {
+/// Removes the sockets of agents that have ended. One with the number of the agent `own` is left from an earlier one.
+pub(super) fn remove_stale(dir: &Path, own: u32) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name
             .to_str()
             .and_then(|n| n.strip_prefix("run-")?.strip_suffix(".sock")?.parse::<u32>().ok());
         if let Some(pid) = pid
-            && (pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists())
+            && (pid == own || !Path::new("/proc").join(pid.to_string()).exists())
         {
             let removed = fs::remove_file(entry.path());
             tracing::debug!(?name, ?removed, "stale control socket");
         }
     }
+}
+
+/// Removes the socket of this process, which another answered at and could not remove.
+pub fn forget() {
+    let path = directory().join(format!("run-{}.sock", std::process::id()));
+    let removed = fs::remove_file(path);
+    tracing::debug!(?removed, "the control socket");
 }
 
 /// Whether a process of `uid` is as good as oneself: root could read everything anyway.

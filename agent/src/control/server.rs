@@ -73,7 +73,7 @@ impl std::fmt::Debug for MetricSource {
 /// A listening control socket; its file goes with it.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
+    listener: std::os::unix::net::UnixListener,
     path: PathBuf,
 }
 
@@ -91,14 +91,23 @@ impl Server {
     /// # Errors
     /// Where it cannot.
     pub fn listen(dir: &Path) -> Result<Self, ControlError> {
-        let path = dir.join(format!("run-{}.sock", std::process::id()));
+        Self::listen_for(dir, std::process::id())
+    }
+
+    /// The same for the agent `pid`, which another process answers for.
+    ///
+    /// # Errors
+    /// Where it cannot.
+    pub fn listen_for(dir: &Path, pid: u32) -> Result<Self, ControlError> {
+        let path = dir.join(format!("run-{pid}.sock"));
         let failed = |source| ControlError {
             path: path.clone(),
             source,
         };
         place::prepare(dir).map_err(failed)?;
-        place::remove_stale(dir);
-        let listener = UnixListener::bind(&path).map_err(failed)?;
+        place::remove_stale(dir, pid);
+        let listener = std::os::unix::net::UnixListener::bind(&path).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
         // Approvers are ordinary users of this host: their token is what counts.
         std::fs::set_permissions(&path, Permissions::from_mode(0o666)).map_err(failed)?;
         Ok(Self { listener, path })
@@ -112,11 +121,19 @@ impl Server {
 
     /// Answers until it is dropped.
     pub async fn serve(self, rooms: Arc<ControlRooms>) {
+        let listening = self.listener.try_clone().and_then(UnixListener::from_std);
+        let listener = match listening {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the control socket cannot be used");
+                return;
+            }
+        };
         let callers = Callers::default();
         let mut calls = Tasks::default();
         loop {
             tokio::select! {
-                accepted = self.listener.accept(), if calls.len() < MAX_CALLS => match accepted {
+                accepted = listener.accept(), if calls.len() < MAX_CALLS => match accepted {
                     Ok((stream, _)) => {
                         if let Some((uid, place)) = admit(&stream, &callers) {
                             let rooms = Arc::clone(&rooms);

@@ -117,7 +117,7 @@ fn read_file(path: &std::path::Path) -> Result<Secret, CredentialError> {
         path: path.to_owned(),
         source,
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = crate::files::open(path).map_err(failed)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
     file.take(MAX_SECRET_BYTES + 1)
         .read_to_end(&mut bytes)

@@ -20,6 +20,7 @@ pub(super) const PARENT: &str = "interdict";
 pub struct RunCgroup {
     path: PathBuf,
     directory: File,
+    left: bool,
 }
 
 impl RunCgroup {
@@ -50,7 +51,12 @@ impl RunCgroup {
             .and_then(|()| fs::create_dir(path.join("workload")))
             .map_err(GuardError::kernel("cannot make the cgroup", &path))?;
         let directory = File::open(&path).map_err(GuardError::kernel("cannot open the cgroup", &path))?;
-        Ok(Self { path, directory })
+        let left = false;
+        Ok(Self {
+            path,
+            directory,
+            left,
+        })
     }
 
     /// The directory that hooks are attached to.
@@ -98,6 +104,11 @@ impl RunCgroup {
             .map_err(failed)
     }
 
+    /// Leaves it where it is, with its processes: the next agent removes it when the last of them has ended.
+    pub fn leave(mut self) {
+        self.left = true;
+    }
+
     /// Ends every process that is left (`cgroup.kill`, Linux 5.14).
     pub fn kill(&self) {
         if let Err(error) = fs::write(self.path.join("cgroup.kill"), "1") {
@@ -108,6 +119,9 @@ impl RunCgroup {
 
 impl Drop for RunCgroup {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         for path in [self.path.join("workload"), self.path.clone()] {
             if let Err(error) = fs::remove_dir(&path) {
                 tracing::warn!(path = %path.display(), %error, "the cgroup could not be removed");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aya::maps::{MapData, PerCpuArray};
 use interdict_ebpf::Counter;
 
+use super::client::Caller;
 use super::error::GuardError;
 use super::hooks::map_error;
 
@@ -46,7 +47,13 @@ impl CounterMap {
 
 /// Reads the counters as long as anybody holds it, also when the hooks are gone.
 #[derive(Clone)]
-pub struct CounterReader(pub(super) Arc<CounterMap>);
+pub struct CounterReader(Source);
+
+#[derive(Clone)]
+enum Source {
+    Own(Arc<CounterMap>),
+    Asked(Caller),
+}
 
 impl std::fmt::Debug for CounterReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,11 +62,22 @@ impl std::fmt::Debug for CounterReader {
 }
 
 impl CounterReader {
+    pub(super) const fn own(map: Arc<CounterMap>) -> Self {
+        Self(Source::Own(map))
+    }
+
+    pub(super) const fn asking(calls: Caller) -> Self {
+        Self(Source::Asked(calls))
+    }
+
     /// What the hooks have counted.
     ///
     /// # Errors
     /// Where the kernel's table cannot be read.
     pub fn read(&self) -> Result<Counters, GuardError> {
-        self.0.all()
+        match &self.0 {
+            Source::Own(map) => map.all(),
+            Source::Asked(calls) => calls.counters(),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! What the hooks denied, as it happens.
 
 use std::os::fd::{AsRawFd, RawFd};
-
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use interdict_ebpf::{Counter, DenialEvent, Hook, Reason};
@@ -34,7 +34,18 @@ pub struct Denial {
 }
 
 /// The stream of denials.
-pub struct Denials {
+pub struct Denials(Source);
+
+enum Source {
+    Kernel(Box<Own>),
+    /// The guard reads the kernel's and tells.
+    Told {
+        denials: mpsc::Receiver<Denial>,
+        lost: Arc<AtomicU64>,
+    },
+}
+
+struct Own {
     ring: AsyncFd<Ring>,
     counters: Arc<CounterMap>,
     stopped: Stopped,
@@ -70,23 +81,46 @@ impl Denials {
             Some(LsmDenials { ring, lost }) => Some((sys::readable(Ring(ring))?, lost)),
             None => None,
         };
-        Ok(Self {
+        Ok(Self(Source::Kernel(Box::new(Own {
             ring: sys::readable(Ring(ring))?,
             counters,
             stopped,
             lsm,
             homeless: None,
-        })
+        }))))
+    }
+
+    pub(super) const fn told(denials: mpsc::Receiver<Denial>, lost: Arc<AtomicU64>) -> Self {
+        Self(Source::Told { denials, lost })
     }
 
     /// From now on says which processes connected in a namespace that the agent does not listen in.
     pub fn tell_homeless(&mut self, told: mpsc::Sender<u32>) {
-        self.homeless = Some(told);
+        if let Source::Kernel(own) = &mut self.0 {
+            own.homeless = Some(told);
+        }
     }
 
     /// How many denials the ring has had no room for.
     #[must_use]
     pub fn lost(&self) -> u64 {
+        match &self.0 {
+            Source::Kernel(own) => own.lost(),
+            Source::Told { lost, .. } => lost.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The next denial; `None` when the ring can no longer be read. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Denial> {
+        match &mut self.0 {
+            Source::Kernel(own) => own.next().await,
+            Source::Told { denials, .. } => denials.recv().await,
+        }
+    }
+}
+
+impl Own {
+    fn lost(&self) -> u64 {
         let lost = self.counters.read(Counter::DenialsLost);
         let lost = lost.unwrap_or_else(|error| {
             tracing::warn!(%error, "it is not known how many denials were not reported");
@@ -97,8 +131,7 @@ impl Denials {
             .saturating_add(of_lsm.map_or(0, |values| values.iter().sum()))
     }
 
-    /// The next denial; `None` when the ring can no longer be read. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Denial> {
+    async fn next(&mut self) -> Option<Denial> {
         let lsm = async {
             match &mut self.lsm {
                 Some((ring, _)) => next_in(ring, lsm::read).await,

@@ -52,6 +52,12 @@ pub enum GuardError {
         /// Why.
         source: std::io::Error,
     },
+    /// Between guard and proxy.
+    #[error("the other half of the agent is not there: {0}")]
+    Link(#[source] super::link::LinkError),
+    /// The guard would not do it.
+    #[error("the guard refuses: {0}")]
+    Refused(String),
     /// The command could not be started.
     #[error("{command:?} cannot be started: {source}")]
     Launch {

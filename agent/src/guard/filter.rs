@@ -20,9 +20,9 @@ use super::sys;
 const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 /// The x32 ABI of x86-64 has numbers of its own for the same calls (arch/x86/include/uapi/asm/unistd.h).
 #[cfg(target_arch = "x86_64")]
-const ABIS: [i64; 2] = [0, 0x4000_0000];
+pub(super) const ABIS: [i64; 2] = [0, 0x4000_0000];
 #[cfg(not(target_arch = "x86_64"))]
-const ABIS: [i64; 1] = [0];
+pub(super) const ABIS: [i64; 1] = [0];
 
 /// Installs the filter for this process and all that it becomes and starts. The listener is where the agent hears of
 /// what was stopped; `None` where somebody else's filter listens already: then the calls fail all the same.

@@ -1,5 +1,7 @@
 //! From a redirected connection back to what the process meant.
 
+use std::os::fd::BorrowedFd;
+
 use crate::model::{FlowKey, OriginalDst, Process};
 
 /// One redirected connection as the kernel saw it being made.
@@ -14,6 +16,6 @@ pub struct Flow {
 /// Where flows come from: the kernel's table, or (in tests without privileges) a table that the test fills.
 pub trait FlowSource: Send + Sync + 'static {
     /// Looks the flow up and deletes it: each is given out once. `None` means that the kernel redirected no such
-    /// connection: close it.
-    fn take(&self, key: &FlowKey) -> Option<Flow>;
+    /// connection: close it. `accepted` is the connection's socket, for a source that wants to see it.
+    fn take(&self, key: &FlowKey, accepted: BorrowedFd<'_>) -> Option<Flow>;
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use aya::maps::{Array, HashMap as KernelMap, MapData, RingBuf};
 use aya::{Ebpf, EbpfLoader};
@@ -132,8 +133,9 @@ pub struct Guard {
     hooks: Ebpf,
     lsm: Option<Lsm>,
     // The links: they stay when the agent dies, and go when this is dropped.
-    _pins: Pins,
+    pins: Pins,
     _heartbeat: Task<()>,
+    pulse: Arc<AtomicU64>,
     _sweep: Task<()>,
     counters: Arc<CounterMap>,
     labels: KernelMap<MapData, u32, u32>,
@@ -205,14 +207,16 @@ impl Guard {
                 reason: source.to_string(),
             })?;
         let state: Array<_, State> = take(&mut hooks, "STATE")?;
-        let heartbeat = crate::task::spawn("heartbeat", heartbeat::beat(state));
+        let pulse = heartbeat::alone();
+        let heartbeat = crate::task::spawn("heartbeat", heartbeat::beat(state, Arc::clone(&pulse)));
         let sweep = crate::task::spawn("sweep flows", sweep(Arc::clone(&flows)));
         let netns = listeners.netns;
         Ok(Self {
             hooks,
             lsm,
-            _pins: pins,
+            pins,
             _heartbeat: heartbeat,
+            pulse,
             _sweep: sweep,
             counters,
             labels,
@@ -282,6 +286,27 @@ impl Guard {
         self.counters.all()
     }
 
+    pub(super) fn flow_table(&self) -> Arc<FlowTable> {
+        Arc::clone(&self.flows)
+    }
+
+    pub(super) fn counter_map(&self) -> Arc<CounterMap> {
+        Arc::clone(&self.counters)
+    }
+
+    /// When the proxy was last known to be alive, as [`heartbeat::beat`] reads it; from now on that counts.
+    pub(super) fn pulse(&self) -> Arc<AtomicU64> {
+        self.pulse
+            .store(heartbeat::now(), std::sync::atomic::Ordering::Relaxed);
+        Arc::clone(&self.pulse)
+    }
+
+    /// Leaves the hooks attached when this is dropped: processes that have no agent any more stay denied, and the next
+    /// agent takes the hooks away when the last of them has ended.
+    pub fn leave(mut self) {
+        self.pins.leave();
+    }
+
     /// Where the filter's denials go.
     pub(super) fn tell(&self) -> Tell {
         self.tell.clone()
@@ -290,7 +315,7 @@ impl Guard {
     /// Reads them from elsewhere.
     #[must_use]
     pub fn counter_reader(&self) -> CounterReader {
-        CounterReader(Arc::clone(&self.counters))
+        CounterReader::own(self.counter_map())
     }
 
     /// The stream of denials, once.

@@ -21,6 +21,7 @@ pub(super) const OWN_BPFFS: &str = "/run/interdict/bpf";
 #[derive(Debug)]
 pub(super) struct Pins {
     directory: PathBuf,
+    left: bool,
 }
 
 impl Pins {
@@ -29,7 +30,13 @@ impl Pins {
         let parent = bpffs()?.join("interdict");
         let directory = parent.join(name);
         make(&parent, &directory).map_err(GuardError::kernel("cannot make", &directory))?;
-        Ok(Self { directory })
+        let left = false;
+        Ok(Self { directory, left })
+    }
+
+    /// They are not removed when this is dropped.
+    pub(super) const fn leave(&mut self) {
+        self.left = true;
     }
 
     /// Where to pin `name`.
@@ -40,7 +47,9 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        remove(&self.directory);
+        if !self.left {
+            remove(&self.directory);
+        }
     }
 }
 

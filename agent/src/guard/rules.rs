@@ -9,32 +9,41 @@ use interdict_ebpf::{RUN_LABEL, Rule, RuleKey, RuleVerdict};
 
 use crate::config::{NetworkRule, NetworkVerdict};
 
+use super::client::Caller;
 use super::error::GuardError;
 use super::hooks::map_error;
 
 /// Entries of the kernel's table (`RULES` in agent-ebpf).
-const MAX_RULES: usize = 16_384;
+pub(super) const MAX_RULES: usize = 16_384;
 
 /// The kernel's table of rules.
-pub struct RuleTable {
+pub struct RuleTable(Table);
+
+enum Table {
+    Own(Loaded),
+    /// The guard's, which knows the networks by itself.
+    Asked(Caller),
+}
+
+struct Loaded {
     map: LpmTrie<MapData, RuleKey, Rule>,
-    loaded: HashMap<RuleKey, Rule>,
+    rules: HashMap<RuleKey, Rule>,
 }
 
 impl std::fmt::Debug for RuleTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RuleTable")
-            .field("loaded", &self.loaded.len())
-            .finish_non_exhaustive()
+        f.debug_struct("RuleTable").finish_non_exhaustive()
     }
 }
 
 impl RuleTable {
     pub(super) fn new(map: LpmTrie<MapData, RuleKey, Rule>) -> Self {
-        Self {
-            map,
-            loaded: HashMap::new(),
-        }
+        let rules = HashMap::new();
+        Self(Table::Own(Loaded { map, rules }))
+    }
+
+    pub(super) const fn asking(calls: Caller) -> Self {
+        Self(Table::Asked(calls))
     }
 
     /// The table of an agent before, with what is in it.
@@ -50,6 +59,15 @@ impl RuleTable {
     /// # Errors
     /// Where they are too many, or the kernel refuses one: then the old ones stay, and none of the new is direct.
     pub fn replace(&mut self, networks: &[NetworkRule], targets: &[SocketAddr]) -> Result<(), GuardError> {
+        match &mut self.0 {
+            Table::Own(loaded) => loaded.replace(networks, targets),
+            Table::Asked(calls) => calls.targets(targets),
+        }
+    }
+}
+
+impl Loaded {
+    fn replace(&mut self, networks: &[NetworkRule], targets: &[SocketAddr]) -> Result<(), GuardError> {
         let wanted = compile(networks, targets);
         if wanted.len() > MAX_RULES {
             return Err(GuardError::Map {
@@ -69,7 +87,7 @@ impl RuleTable {
                 .map_err(|e| map_error("RULES", &e))?;
         }
         let mut old: Vec<_> = self
-            .loaded
+            .rules
             .iter()
             .filter(|(key, _)| !wanted.contains_key(key))
             .collect();
@@ -79,7 +97,7 @@ impl RuleTable {
                 .remove(&entry(key, *rule))
                 .map_err(|e| map_error("RULES", &e))?;
         }
-        self.loaded = wanted;
+        self.rules = wanted;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The kernel's table of flows.
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl FlowTable {
 }
 
 impl FlowSource for FlowTable {
-    fn take(&self, key: &FlowKey) -> Option<Flow> {
+    fn take(&self, key: &FlowKey, _accepted: BorrowedFd<'_>) -> Option<Flow> {
         let key = KernelKey {
             netns: key.netns.0,
             peer: kernel_address(key.peer.0),

@@ -182,7 +182,7 @@ impl Binding {
         }
     }
 
-    async fn renew(&self, path: &PathBuf, issuers: &Issuers, now: Timestamp) -> IdentityChange {
+    async fn renew(&self, path: &Path, issuers: &Issuers, now: Timestamp) -> IdentityChange {
         let verified = match read(path).await {
             Some(token) => issuers.verify(&token, now).await,
             None => Err(IdentityError::Malformed),
@@ -207,16 +207,24 @@ impl Binding {
     }
 }
 
-async fn read(path: &PathBuf) -> Option<String> {
-    let length = tokio::fs::metadata(path).await.ok()?.len();
+async fn read(path: &Path) -> Option<String> {
+    let length = metadata(path).await?.len();
     if length > MAX_FILE {
         return None;
     }
-    tokio::fs::read_to_string(path).await.ok()
+    let path = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || crate::files::read_to_string(&path));
+    reading.await.ok()?.ok()
 }
 
-async fn stamp(path: &PathBuf) -> Option<Stamp> {
+async fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
-    let meta = tokio::fs::metadata(path).await.ok()?;
+    let meta = metadata(path).await?;
     Some((meta.ino(), meta.modified().ok()?, meta.len()))
+}
+
+async fn metadata(path: &Path) -> Option<std::fs::Metadata> {
+    let path = path.to_owned();
+    let looking = tokio::task::spawn_blocking(move || crate::files::metadata(&path));
+    looking.await.ok()?.ok()
 }

@@ -56,8 +56,9 @@ pub fn client_tls(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let _counts = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
         let wrong = |what: String| format!("{} holds no usable certificates: {what}", path.display());
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
+        let pem = crate::files::read(path).map_err(|e| wrong(e.to_string()))?;
+        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
             .map_err(|e| wrong(e.to_string()))?;
         for certificate in certificates {
             roots.add(certificate).map_err(|e| wrong(e.to_string()))?;

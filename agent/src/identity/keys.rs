@@ -93,10 +93,14 @@ pub async fn reachable(config: &IssuerConfig) -> Result<usize, String> {
 async fn fetch(config: &IssuerConfig) -> Result<JwkSet, String> {
     let ca = config.ca_file.as_deref();
     let bytes = match &config.keys {
-        KeySource::File(path) => tokio::fs::read(path)
-            .await
-            .map_err(|error| format!("{}: {error}", path.display()))?
-            .into(),
+        KeySource::File(path) => {
+            let file = path.clone();
+            let read = tokio::task::spawn_blocking(move || crate::files::read(&file)).await;
+            read.map_err(std::io::Error::other)
+                .and_then(|read| read)
+                .map_err(|error| format!("{}: {error}", path.display()))?
+                .into()
+        }
         KeySource::Url(url) => get(url, ca).await?,
         KeySource::Discovery => {
             let url = format!(

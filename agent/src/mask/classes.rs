@@ -148,7 +148,7 @@ impl Classes {
     /// # Errors
     /// Where the file cannot be read or is wrong: line, and what to write instead.
     pub fn from_file(path: &Path) -> Result<Self, ClassesError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ClassesError::File {
+        let text = crate::files::read_to_string(path).map_err(|source| ClassesError::File {
             path: path.to_owned(),
             source,
         })?;

@@ -101,11 +101,8 @@ pub fn from_directory(dir: &Path) -> Result<Vec<PolicySource>, PolicyErrors> {
             what,
         }])
     };
-    let listed = std::fs::read_dir(dir).and_then(|entries| {
-        let paths = entries.map(|entry| entry.map(|e| e.path()));
-        paths.collect::<Result<Vec<PathBuf>, _>>()
-    });
-    let mut files = listed.map_err(|error| wrong(dir, format!("cannot be read: {error}")))?;
+    let mut files =
+        crate::files::list(dir).map_err(|error| wrong(dir, format!("cannot be read: {error}")))?;
     files.retain(|p| p.extension().is_some_and(|e| e == "cedar" || e == "cedarschema"));
     files.sort();
     if !files.iter().any(|p| p.extension().is_some_and(|e| e == "cedar")) {
@@ -114,7 +111,7 @@ pub fn from_directory(dir: &Path) -> Result<Vec<PolicySource>, PolicyErrors> {
             "holds no *.cedar file: without policies everything is denied".into(),
         ));
     }
-    let read = |file: PathBuf| match std::fs::read_to_string(&file) {
+    let read = |file: PathBuf| match crate::files::read_to_string(&file) {
         Ok(text) => Ok(PolicySource {
             file: file.display().to_string(),
             text,

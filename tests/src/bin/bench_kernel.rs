@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -165,7 +166,7 @@ async fn proxy_at(
             peer: PeerAddr(peer),
             listener: address,
         };
-        if flows.take(&key).is_none() {
+        if flows.take(&key, stream.as_fd()).is_none() {
             // A connection that was reset already has none.
             let _original = socket2::SockRef::from(&stream).original_dst_v4();
         }

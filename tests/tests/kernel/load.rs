@@ -4,6 +4,7 @@
 //! and a busy machine may be slower.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -89,7 +90,7 @@ async fn accept(
             peer: PeerAddr(peer),
             listener: address,
         };
-        match flows.take(&key) {
+        match flows.take(&key, stream.as_fd()) {
             Some(flow) => {
                 connections.spawn(serve(stream, flow.original.0, Arc::clone(&seen)));
             }

@@ -1,6 +1,7 @@
 //! A governed cgroup with an agent's listeners, and Python programs inside and outside of it.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -135,8 +136,13 @@ impl World {
             listener,
         };
         let flows = self.guard.flows();
-        let flow = flows.take(&key).with_context(|| format!("no flow for {key:?}"))?;
-        ensure!(flows.take(&key).is_none(), "the flow was given out twice");
+        let flow = flows
+            .take(&key, stream.as_fd())
+            .with_context(|| format!("no flow for {key:?}"))?;
+        ensure!(
+            flows.take(&key, stream.as_fd()).is_none(),
+            "the flow was given out twice"
+        );
         Ok((stream, flow))
     }
 

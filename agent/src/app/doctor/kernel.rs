@@ -124,6 +124,8 @@ fn hooks(checks: &mut Vec<Check>) {
                 | GuardError::Hook { .. }
                 | GuardError::Map { .. }
                 | GuardError::Listen { .. }
+                | GuardError::Link(_)
+                | GuardError::Refused(_)
                 | GuardError::Launch { .. } => {
                     "the line says what the kernel refuses; Linux 6.1 takes every hook"
                 }

@@ -2,6 +2,7 @@
 
 mod host;
 mod kernel;
+mod proxy;
 mod reach;
 
 use crate::config::Config;
@@ -76,6 +77,7 @@ impl Check {
 pub async fn doctor(config: &Config) -> Vec<Check> {
     let mut checks = kernel::checks();
     checks.extend(host::checks(config));
+    checks.extend(proxy::checks(config));
     checks.extend(reach::checks(config).await);
     checks
 }

@@ -28,6 +28,7 @@ impl Service {
                 .as_ref()
                 .map(|_sink| self.config.audit.dir.clone()),
             kernel: self.readers.clone(),
+            domain: None,
         };
         MetricSource::new(move || meters.read())
     }

@@ -19,8 +19,8 @@ use crate::identity::{Binding, TokenSource};
 use crate::model::RunId;
 use crate::task::{Task, spawn};
 
+use super::super::proxy::record_identity;
 use super::super::rooms::{Shared, resolvers, workload_principal};
-use super::super::run::record_identity;
 use super::super::serve::Serving;
 use super::super::{denials, rules};
 use super::accept::{Current, Ending, accept};

@@ -136,6 +136,12 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
+    /// The file of the authority's certificate in its directory.
+    #[must_use]
+    pub fn pem_in(dir: &Path) -> PathBuf {
+        dir.join("ca.pem")
+    }
+
     /// Loads the authority of `dir` (`authority.pem`, key and certificate, 0600; `ca.pem`, the certificate for
     /// everybody), or makes it. Two agents that start at once agree on one.
     ///
@@ -151,7 +157,7 @@ impl Authority {
             create(&private, host)?;
         }
         let current = Current::load(&private)?;
-        let pem_path = dir.join("ca.pem");
+        let pem_path = Self::pem_in(dir);
         publish(&pem_path, &public(dir)?)?;
         let leaf_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| TlsError::Leaf {
             name: "the agent's leaves".into(),
@@ -357,7 +363,11 @@ pub fn rotate(dir: &Path, host: &str, overlap: std::time::Duration) -> Result<Ro
 
 /// Adds to a file at once, in its place: processes of a run have it in the place of the system's roots.
 fn append(path: &Path, text: &str) -> Result<(), TlsError> {
-    let opened = fs::OpenOptions::new().append(true).open(path);
+    // A link there is not this agent's.
+    let opened = fs::OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path);
     match opened.and_then(|mut file| file.write_all(text.as_bytes())) {
         // No run has made it yet.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -458,13 +468,7 @@ fn write_private(path: &Path, text: &str) -> Result<PathBuf, TlsError> {
         source,
     };
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)
-        .map_err(wrong)?;
+    let mut file = new_file(&draft, 0o600).map_err(wrong)?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(wrong)?;
@@ -480,9 +484,33 @@ fn publish(path: &Path, pem: &str) -> Result<(), TlsError> {
         return Ok(());
     }
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
-    fs::write(&draft, pem).map_err(failed)?;
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    let mut file = new_file(&draft, 0o644).map_err(failed)?;
+    file.write_all(pem.as_bytes()).map_err(failed)?;
+    // Whatever the umask.
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+        .map_err(failed)?;
     fs::rename(&draft, path).map_err(failed)
+}
+
+/// A file that nobody has put there before, for whom the directory belongs to: root may write into one of an agent's.
+fn new_file(path: &Path, mode: u32) -> std::io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // Exclusive: a link is not followed.
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    let Some(directory) = path.parent().and_then(|dir| fs::metadata(dir).ok()) else {
+        return Ok(file);
+    };
+    if file.metadata()?.uid() != directory.uid() && directory.uid() != 0 {
+        std::os::unix::fs::fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -193,8 +193,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         expected: "PEM certificates",
         reason,
     };
-    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
+    let pem = crate::files::read(path).map_err(|error| wrong(error.to_string()))?;
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
         .map_err(|error| wrong(error.to_string()))?;
     if certificates.is_empty() {
         return Err(wrong("no BEGIN CERTIFICATE line".into()));

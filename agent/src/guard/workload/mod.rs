@@ -186,7 +186,10 @@ impl WorkloadGuard {
     /// Tells the hooks from now on that the agent is alive. Where it does not listen any more must have been said before.
     pub fn live(&mut self) {
         if let Some(state) = self.state.take() {
-            self.heartbeat = Some(crate::task::spawn("heartbeat", heartbeat::beat(state)));
+            self.heartbeat = Some(crate::task::spawn(
+                "heartbeat",
+                heartbeat::beat(state, heartbeat::alone()),
+            ));
         }
     }
 
@@ -281,7 +284,7 @@ impl WorkloadGuard {
     /// Reads the counters.
     #[must_use]
     pub fn counter_reader(&self) -> CounterReader {
-        CounterReader(Arc::clone(&self.counters))
+        CounterReader::own(Arc::clone(&self.counters))
     }
 
     /// The stream of denials, once.
