@@ -110,17 +110,24 @@ fn closed(scene: &Arc<Scene>) -> Event {
 /// What the log itself says: for each session operations, refusals, holds, whether it ended.
 fn counted(dir: &Path) -> BTreeMap<String, (u64, u64, u64, bool)> {
     let mut sessions: BTreeMap<String, (u64, u64, u64, bool)> = BTreeMap::new();
+    let mut opened = std::collections::BTreeSet::new();
     let each = |r: Record| {
         if r.session.is_empty() {
             return;
         }
+        let session = r.session.clone();
         let line = sessions.entry(r.session).or_default();
         line.0 += u64::from(r.kind == "operation" && r.verdict != "held");
         line.1 += u64::from(r.verdict == "refused");
         line.2 += u64::from(r.verdict == "held");
         line.3 |= r.kind == "session.closed";
+        opened.extend((r.kind == "session.opened").then_some(session));
     };
     read_all(dir, each).expect("readable");
+    // Of one whose every operation was refused nothing else is recorded.
+    for (session, line) in &mut sessions {
+        line.3 |= !opened.contains(session);
+    }
     sessions
 }
 

@@ -51,7 +51,7 @@ pub struct SessionLine {
     pub held: u64,
 }
 
-const SESSIONS: &str = "SELECT session, min(ts_ns) AS started_ns, sum(kind = 'session.closed') > 0 AS ended, principal, workload, comm, pid, target, original,
+const SESSIONS: &str = "SELECT session, min(ts_ns) AS started_ns, sum(kind = 'session.closed') > 0 OR sum(kind = 'session.opened') = 0 AS ended, principal, workload, comm, pid, target, original,
         sum(kind = 'operation' AND verdict <> 'held') AS operations,
         sum(kind = 'operation' AND verdict = 'refused') AS refused,
         sum(kind = 'operation' AND verdict = 'held') AS held

@@ -343,6 +343,9 @@ impl Session {
             reason: need.reason.clone(),
             ticket: ticket.clone(),
         };
+        if let Err(refusal) = self.note_opened().await {
+            return Ok(Asked::Refused(refusal));
+        }
         let event = self.operation_event(
             id,
             Some(Arc::clone(operation)),
@@ -415,6 +418,7 @@ impl Session {
                 return Err(self.refused(id, Some(operation), refusal, bundle).await);
             }
         };
+        self.note_opened().await?;
         let judged = match allowed.observed() {
             Some(denial) => JudgedAs::Observed {
                 policies: denial.policies.clone(),

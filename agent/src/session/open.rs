@@ -54,6 +54,7 @@ pub struct Session {
     pub(in crate::session) rooms: Arc<Rooms>,
     pub(in crate::session) target: Arc<TargetConfig>,
     pub(in crate::session) scene: Arc<Scene>,
+    opened: tokio::sync::OnceCell<()>,
 }
 
 impl Session {
@@ -62,6 +63,23 @@ impl Session {
     /// # Errors
     /// A refusal where nobody stands behind the run any more, or where the record could not be made durable.
     pub async fn open(
+        rooms: Arc<Rooms>,
+        connection: ConnectionId,
+        process: Arc<Process>,
+        original: OriginalDst,
+        target: Arc<TargetConfig>,
+    ) -> Result<Self, Refusal> {
+        let session = Self::unopened(rooms, connection, process, original, target)?;
+        session.note_opened().await?;
+        Ok(session)
+    }
+
+    /// A session whose opening is recorded with the first thing that is permitted or held in it: where all is refused,
+    /// a refusal is one record and not three.
+    ///
+    /// # Errors
+    /// A refusal where nobody stands behind the run any more.
+    pub fn unopened(
         rooms: Arc<Rooms>,
         connection: ConnectionId,
         process: Arc<Process>,
@@ -79,14 +97,25 @@ impl Session {
             original,
             stored: Stored::default(),
         });
-        let recorded = rooms
-            .audit
-            .record(Event::SessionOpened {
-                scene: Arc::clone(&scene),
-            })
-            .await;
-        let _receipt = recorded.map_err(|error| super::authorize::not_recorded(&error))?;
-        Ok(Self { rooms, target, scene })
+        Ok(Self {
+            rooms,
+            target,
+            scene,
+            opened: tokio::sync::OnceCell::new(),
+        })
+    }
+
+    /// Records the opening, once.
+    pub(in crate::session) async fn note_opened(&self) -> Result<(), Refusal> {
+        let record = || async {
+            let scene = Arc::clone(&self.scene);
+            self.rooms.audit.record(Event::SessionOpened { scene }).await
+        };
+        let noted = self.opened.get_or_try_init(|| async { record().await.map(drop) });
+        match noted.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(super::authorize::not_recorded(&error)),
+        }
     }
 
     /// Who and where.
@@ -127,15 +156,18 @@ impl Session {
         self.rooms.masks.plan(&std::collections::BTreeSet::new())
     }
 
-    /// Records the end.
+    /// Records the end, where the opening was recorded.
     ///
     /// # Errors
     /// Where the log is closed.
-    pub async fn close(self, outcome: Outcome) -> Result<(), AuditError> {
+    pub async fn close(&self, outcome: Outcome) -> Result<(), AuditError> {
+        if !self.opened.initialized() {
+            return Ok(());
+        }
         self.rooms
             .audit
             .post(Event::SessionClosed {
-                scene: self.scene,
+                scene: Arc::clone(&self.scene),
                 outcome,
             })
             .await

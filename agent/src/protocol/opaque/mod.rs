@@ -73,7 +73,7 @@ pub async fn serve(connection: Connection, rooms: Arc<Rooms>, target: Arc<Target
         upstream,
         process,
     } = connection;
-    let session = match Session::open(rooms, id, process, original, target).await {
+    let session = match Session::unopened(rooms, id, process, original, target) {
         Ok(session) => session,
         Err(refusal) => {
             tracing::info!(%original, %refusal, "connection refused");
