@@ -68,7 +68,6 @@ pub(super) struct Shared {
     pub(super) issuers: Issuers,
     pub(super) broker: Broker,
     pub(super) authority: Arc<Authority>,
-    pub(super) bundle: PathBuf,
 }
 
 impl Shared {
@@ -146,7 +145,7 @@ pub(super) fn shared(config: &Config) -> Result<Shared, BuildError> {
     )?;
     let ca_dir = config.state_dir.join("ca");
     let authority = Arc::new(Authority::load_or_create(&ca_dir, &host)?);
-    let bundle = super::environment::write_bundle(&ca_dir, &authority.pem()?).map_err(state(&ca_dir))?;
+    super::environment::write_bundle(&ca_dir, &authority.pem()?).map_err(state(&ca_dir))?;
     Ok(Shared {
         audit,
         masks,

@@ -105,7 +105,7 @@ impl Index {
         let path = dir.join(FILE);
         // A link is not this log's: root reads logs that belong to the agent's user.
         if path.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
-            std::fs::remove_file(&path).map_err(|_kept| rusqlite::Error::InvalidPath(path.clone()))?;
+            fs::remove_file(&path).map_err(|_kept| rusqlite::Error::InvalidPath(path.clone()))?;
         }
         // As private as the log.
         let made = OpenOptions::new()

@@ -10,7 +10,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, open, openat, statat};
 
 /// What an agent keeps in its directories; anything else in a directory that is to be given away is somebody else's.
-const OWN: [&str; 6] = ["audit", "ca", "mask.", "approvals.", "serve.", "lost+found"];
+const OWN: [&str; 7] = [
+    "audit",
+    "ca",
+    "mask.",
+    "approvals.",
+    "mcp-tools.",
+    "serve.",
+    "lost+found",
+];
 /// Levels of directories below one that is given away: records are in `audit/BOOT/`.
 const DEPTH: usize = 3;
 

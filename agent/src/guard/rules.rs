@@ -50,7 +50,7 @@ impl RuleTable {
     pub(super) fn adopted(map: LpmTrie<MapData, RuleKey, Rule>) -> Self {
         let loaded = map.iter().flatten().map(|(key, rule)| (key.data(), rule));
         let loaded = loaded.collect();
-        Self { map, loaded }
+        Self(Table::Own(Loaded { map, rules: loaded }))
     }
 
     /// Puts the rules for `networks` and `targets` in the place of all before. A target is redirected whatever network

@@ -20,7 +20,9 @@ use rustix::fs::{FileType, Mode, OFlags, open};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::config::{Config, KeySource, NetworkRule, SecretSourceConfig, UpstreamTls};
+use crate::config::{
+    ClientCertificate, Config, CredentialPlace, KeySource, NetworkRule, SecretSourceConfig, UpstreamTls,
+};
 use crate::model::{FlowKey, ListenerAddr, PeerAddr};
 use crate::task::{Task, spawn};
 
@@ -67,6 +69,16 @@ impl Allowed {
             {
                 files.insert(path.clone());
             }
+            if let Some(CredentialPlace::SigV4 {
+                session_token: Some(path),
+                ..
+            }) = target.credential.as_ref().map(|c| &c.place)
+            {
+                files.insert(path.clone());
+            }
+            if let Some(ClientCertificate { cert_file, key_file }) = &target.upstream.client_certificate {
+                files.extend([cert_file.clone(), key_file.clone()]);
+            }
         }
         for issuer in &config.issuers {
             files.extend(issuer.ca_file.clone());
@@ -86,7 +98,9 @@ impl Allowed {
     /// Opens `path` to be read, where it is one of these.
     fn open(&self, path: &Path) -> io::Result<OwnedFd> {
         let directory = self.policies.as_deref() == Some(path);
-        let policy = path.extension().is_some_and(|e| e == "cedar")
+        let policy = path
+            .extension()
+            .is_some_and(|e| e == "cedar" || e == "cedarschema")
             && path.file_name().is_some()
             && self.policies.is_some()
             && path.parent() == self.policies.as_deref();

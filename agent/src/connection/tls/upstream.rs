@@ -56,8 +56,11 @@ impl Proof {
             reason,
         };
         let chain = certificates(&files.cert_file)?;
-        let key = PrivateKeyDer::from_pem_file(&files.key_file)
-            .map_err(|error| wrong(&files.key_file, "a private key in PEM", error.to_string()))?;
+        let expected = "a private key in PEM";
+        let pem = crate::files::read(&files.key_file).map(zeroize::Zeroizing::new);
+        let pem = pem.map_err(|error| wrong(&files.key_file, expected, error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|error| wrong(&files.key_file, expected, error.to_string()))?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let key = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
             let expected = "the private key of the client certificate";
