@@ -1,13 +1,15 @@
 #!/bin/sh
-# What a Debian with systemd shows: it comes up, this kernel takes every hook, and a governed command of a unit is
-# stopped and started again.
+# What a Debian with systemd shows: it comes up, the package is installed, this kernel takes every hook, and a unit that
+# runs a governed command is started, restarted, goes on while the package is installed anew, and leaves nothing.
 set -e
-agent=${INTERDICT_BIN:?}
 state=$(systemctl is-system-running --wait || true)
 echo "systemd: $state"
-case $state in running | starting | degraded) ;; *) exit 1 ;; esac
-if [ "$state" = degraded ]; then systemctl --failed --no-legend; fi
+case $state in running) ;; *) systemctl --failed --no-legend; exit 1 ;; esac
 
+dpkg -i "${INTERDICT_DEB:?}"
+agent=/usr/bin/interdict
+"$agent" config check /etc/interdict/interdict.toml
+systemctl cat interdict.service >/dev/null
 "$agent" doctor | grep -E '^(AVAILABLE|LIMITED|MISSING) +(hook|kernel) '
 "$agent" doctor | tail -n 1 | grep ' 0 missing'
 
@@ -17,9 +19,9 @@ while True:
     try:
         s = socket.create_connection(('192.0.2.1', 5432), 2)
         s.sendall(b'x')
-        s.recv(1)
+        print('answered' if s.recv(1) else 'closed', flush=True)
     except OSError as error:
-        print('connect:', error, flush=True)
+        print('refused:', error, flush=True)
     time.sleep(0.5)
 PROGRAM
 cat >/run/systemd/system/governed.service <<UNIT
@@ -27,18 +29,30 @@ cat >/run/systemd/system/governed.service <<UNIT
 ExecStart=$agent run --user nobody --state-dir /var/lib/interdict -- /usr/bin/python3 /run/governed.py
 UNIT
 systemctl daemon-reload
-for round in 1 2; do
-    systemctl restart governed
-    # The first refusal of this round, or a minute.
-    since=$(date +%s)
-    # Its processes are in a cgroup of the run, not of the unit, so the journal does not know them as the unit's.
-    until journalctl -q -o cat --since "@$since" | grep -q connect:; do
-        [ $(($(date +%s) - since)) -lt 60 ] || { journalctl -u governed -n 20; exit 1; }
+
+# Its processes are in a cgroup of the run, not of the unit, so the journal does not know them as the unit's.
+said() { journalctl -q -o cat --since "@$1" | grep -E '^(answered|closed|refused:)'; }
+# Something was refused since then, or a minute has passed.
+until_refused() {
+    until said "$1" | grep -q refused:; do
+        [ $(($(date +%s) - $1)) -lt 60 ] || { journalctl -n 30 -o cat; exit 1; }
         sleep 1
     done
-    systemctl is-active governed
-    systemctl stop governed
+}
+begun=$(date +%s)
+for round in start restart; do
+    echo "$round"
+    systemctl restart governed
+    until_refused "$(date +%s)"
 done
+echo "the package again, under the running unit"
+dpkg -i "$INTERDICT_DEB"
+until_refused "$(date +%s)"
+systemctl is-active governed
+systemctl stop governed
+! said "$begun" | grep -q answered
 "$agent" audit verify --dir /var/lib/interdict/audit
-ls /sys/fs/bpf/interdict 2>/dev/null && exit 1
-echo "a governed unit was started, stopped and started again; nothing is left"
+if ls -d /sys/fs/bpf/interdict/run-* 2>/dev/null; then exit 1; fi
+dpkg --purge interdict
+if [ -e /usr/bin/interdict ]; then exit 1; fi
+echo "a governed unit was started, restarted, kept over a new package and stopped; nothing is left"

@@ -83,6 +83,21 @@ pub(crate) fn run(args: PackageArgs) -> Result<()> {
     Ok(())
 }
 
+/// Makes a .deb of this binary; where it is.
+pub(crate) fn deb(binary: &Path, out: &Path) -> Result<PathBuf> {
+    let out = absolute(out)?;
+    let work = out.join(".work");
+    fresh(&work)?;
+    let source = Source {
+        binary: absolute(binary)?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch: epoch()?,
+    };
+    let made = deb::make(&source, &work, &out)?;
+    fs::remove_dir_all(&work)?;
+    Ok(made)
+}
+
 /// Writes the document of what is linked in.
 pub(crate) fn sbom(file: &Path) -> Result<()> {
     sbom::write(&absolute(file)?, epoch()?)
