@@ -13,6 +13,20 @@ systemctl cat interdict.service >/dev/null
 "$agent" doctor | grep -E '^(AVAILABLE|LIMITED|MISSING) +(hook|kernel) '
 "$agent" doctor | tail -n 1 | grep ' 0 missing'
 
+# Somebody who answers whoever is not governed.
+ip address add 192.0.2.1/32 dev lo
+cat >/run/answers.py <<'PROGRAM'
+import socket
+door = socket.create_server(('192.0.2.1', 5432))
+while True:
+    peer, _ = door.accept()
+    try:
+        peer.sendall(peer.recv(1))
+    except OSError:
+        pass
+    peer.close()
+PROGRAM
+systemd-run -q --unit answers /usr/bin/python3 /run/answers.py
 cat >/run/governed.py <<'PROGRAM'
 import socket, time
 while True:
@@ -39,6 +53,8 @@ until_refused() {
         sleep 1
     done
 }
+# Without an agent it is answered: the eyes see.
+timeout 3 python3 /run/governed.py | grep answered >/dev/null
 begun=$(date +%s)
 for round in start restart; do
     echo "$round"
@@ -53,6 +69,37 @@ systemctl stop governed
 ! said "$begun" | grep -q answered
 "$agent" audit verify --dir /var/lib/interdict/audit
 if ls -d /sys/fs/bpf/interdict/run-* 2>/dev/null; then exit 1; fi
+
+echo "a unit that the service governs: start, restart, new package, stop, start"
+printf '[[workload]]\nname = "plain"\nsystemd_unit = "plain.service"\n' >>/etc/interdict/interdict.toml
+cat >/run/systemd/system/plain.service <<UNIT
+[Service]
+User=nobody
+ExecStart=/usr/bin/python3 /run/governed.py
+UNIT
+systemctl daemon-reload
+systemctl start interdict
+begun=$(date +%s)
+systemctl start plain
+until_refused "$begun"
+for step in 'systemctl restart interdict' "dpkg -i $INTERDICT_DEB" 'systemctl stop interdict' 'systemctl start interdict'; do
+    echo "$step"
+    $step >/dev/null
+    until_refused "$(date +%s)"
+done
+systemctl is-active plain
+! said "$begun" | grep -q answered
+
+echo "removed: it is free again"
+# While it lives it stays governed, whatever is removed.
+systemctl stop plain
 dpkg --purge interdict
+if ls -d /sys/fs/bpf/interdict/* 2>/dev/null; then exit 1; fi
+gone=$(date +%s)
+systemctl start plain
+until said "$gone" | grep -q answered; do
+    [ $(($(date +%s) - gone)) -lt 60 ] || { journalctl -n 30 -o cat; exit 1; }
+    sleep 1
+done
 if [ -e /usr/bin/interdict ]; then exit 1; fi
-echo "a governed unit was started, restarted, kept over a new package and stopped; nothing is left"
+echo "governed units were started, restarted, kept over a new package and stopped; nothing is left"
