@@ -121,7 +121,7 @@ fn show(args: &UninstallArgs, all: &[Leftover], failed: &[String]) {
 fn failure(error: &UninstallError) -> Failure {
     let hint = match error {
         UninstallError::Alive(_) => {
-            "`systemctl stop interdict`, and let governed commands end; or --force, which ends them."
+            "`systemctl stop interdict`, and let governed commands end; `interdict serve --release` lets workloads go; or --force, which ends them."
         }
         UninstallError::Guard(_) => "This needs root.",
     };
