@@ -56,6 +56,7 @@ fn blocks(file: &Path) -> String {
 fn configurations_in_the_documents_are_valid() {
     let repository = repository();
     let mut all = blocks_of(&repository.join("README.md"), "toml");
+    all.extend(blocks_of(&repository.join("deploy/serve.md"), "toml"));
     let shipped = repository.join("deploy/package/interdict.toml");
     all.push(std::fs::read_to_string(shipped).expect("read"));
     let dir = tempfile::tempdir().expect("temp dir");

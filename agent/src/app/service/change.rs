@@ -8,7 +8,7 @@ use crate::model::Digest;
 
 use super::super::rooms::{engine, masks};
 use super::select::workload_of;
-use super::{MAX_RECORDED, ServeError, Service};
+use super::{MAX_RECORDED, Service};
 
 impl Service {
     /// Reads the configuration again. A wrong one changes nothing.
@@ -32,8 +32,9 @@ impl Service {
         let text = |error: &dyn std::error::Error| error.to_string();
         let config = config::load(&self.file).map_err(|e: ConfigErrors| e.to_string())?;
         let digest = Digest::of(&std::fs::read(&self.file).map_err(|e| text(&e))?);
-        if config.workloads.is_empty() {
-            return Err(ServeError::NoWorkload.to_string());
+        if config.workloads.is_empty() && !self.workloads.is_empty() {
+            // As likely a file that was cut off.
+            return Err("no [[workload]] is left: a restart lets all of them go, a reload does not".into());
         }
         // What lives as long as the agent.
         if (&config.state_dir, &config.audit) != (&self.config.state_dir, &self.config.audit) {

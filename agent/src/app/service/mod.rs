@@ -71,9 +71,6 @@ pub enum ServeError {
         "another agent serves with the state directory {0}: stop it first, or configure another state_dir"
     )]
     Taken(PathBuf),
-    /// Nothing to do.
-    #[error("no [[workload]] is configured: nothing would be governed")]
-    NoWorkload,
     /// A room.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -233,7 +230,7 @@ impl Service {
     async fn start(spec: ServeSpec) -> Result<Self, ServeError> {
         let ServeSpec { file, config, digest } = spec;
         if config.workloads.is_empty() {
-            return Err(ServeError::NoWorkload);
+            tracing::warn!("no [[workload]] is configured: nothing is governed");
         }
         let lock = lock(&config.state_dir)?;
         let notifier = Notifier::from_environment();
