@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -106,6 +107,8 @@ impl Treatment {
     };
 }
 
+/// Largest compiled pattern, in bytes.
+const LARGEST_PATTERN: usize = 1 << 20;
 const KEEP_LAST: u8 = 4;
 const KEEP_LAST_MOST: u8 = 8;
 
@@ -114,7 +117,21 @@ const KEEP_LAST_MOST: u8 = 8;
 pub struct Classes {
     pub(super) treatments: BTreeMap<DataClass, Treatment>,
     pub(super) detectors: BTreeMap<Detector, DataClass>,
+    /// What finds a class in prompts only.
+    pub(super) patterns: Vec<(DataClass, Pattern)>,
 }
+
+/// A regular expression of somebody's own; equal where it is written alike.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern(pub(super) Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +147,8 @@ struct RawClass {
     detectors: Vec<Spanned<String>>,
     strategy: Spanned<String>,
     keep_last: Option<Spanned<u8>>,
+    #[serde(default)]
+    patterns: Vec<Spanned<String>>,
 }
 
 const SHIPPED: &str = include_str!("../../../policies/classes.toml");
@@ -215,6 +234,7 @@ impl Classes {
         let mut classes = Self {
             treatments: BTreeMap::new(),
             detectors: BTreeMap::new(),
+            patterns: Vec::new(),
         };
         for raw in class {
             classes.add(raw).map_err(|(offset, what)| wrong(offset, what))?;
@@ -230,6 +250,7 @@ impl Classes {
             detectors,
             strategy,
             keep_last,
+            patterns,
         } = raw;
         let at = name.span().start;
         let class: DataClass = name
@@ -257,6 +278,10 @@ impl Classes {
                 )));
             }
         }
+        for text in &patterns {
+            let pattern = pattern(text.get_ref()).map_err(|what| (text.span().start, what))?;
+            self.patterns.push((class.clone(), pattern));
+        }
         let treatment = treatment(&strategy, keep_last.as_ref())?;
         match self.treatments.insert(class, treatment) {
             None => Ok(()),
@@ -277,8 +302,24 @@ impl Classes {
         for (detector, class) in &self.detectors {
             text.push_str(&format!("detector {} {class}\n", detector.name()));
         }
+        for (class, Pattern(regex)) in &self.patterns {
+            text.push_str(&format!("pattern {class} {:?}\n", regex.as_str()));
+        }
         Digest::of(text.as_bytes())
     }
+}
+
+/// Compiles a pattern.
+fn pattern(text: &str) -> Result<Pattern, String> {
+    let built = RegexBuilder::new(text).size_limit(LARGEST_PATTERN).build();
+    let regex =
+        built.map_err(|error| format!("the pattern is no regular expression that can be used: {error}"))?;
+    if regex.is_match(b"") {
+        return Err(format!(
+            "the pattern {text:?} finds the empty text: write what is to be found"
+        ));
+    }
+    Ok(Pattern(regex))
 }
 
 fn treatment(

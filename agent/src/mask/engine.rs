@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLock};
 
 use crate::model::{DataClass, Digest};
 
-use super::classes::{Classes, Strategy, Treatment};
+use super::classes::{Classes, Pattern, Strategy, Treatment};
 use super::detect::{Detector, Enabled};
 use super::key::MaskKey;
 use super::plan::MaskPlan;
@@ -18,6 +18,7 @@ const READY: usize = 64;
 pub struct MaskEngine {
     treatments: BTreeMap<DataClass, Treatment>,
     detectors: BTreeMap<Detector, DataClass>,
+    patterns: Vec<(DataClass, Pattern)>,
     names: BTreeSet<DataClass>,
     digest: Digest,
     key: Option<MaskKey>,
@@ -60,6 +61,7 @@ impl Default for MaskEngine {
                 let none = Classes {
                     treatments: BTreeMap::new(),
                     detectors: BTreeMap::new(),
+                    patterns: Vec::new(),
                 };
                 Self::build(none, key, false)
             }
@@ -79,12 +81,14 @@ impl MaskEngine {
         let Classes {
             treatments,
             detectors,
+            patterns,
         } = classes;
         let nothing = Arc::new(sight(&treatments, &detectors, BTreeSet::new(), usable));
         Self {
             names: treatments.keys().cloned().collect(),
             treatments,
             detectors,
+            patterns,
             digest,
             key,
             nothing,
@@ -137,6 +141,12 @@ impl MaskEngine {
         &self.nothing
     }
 
+    /// Patterns of classes that do not stay as they are.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &(DataClass, Pattern)> {
+        let stays = |class| self.treatment(class).strategy == Strategy::Keep;
+        self.patterns.iter().filter(move |(class, _)| !stays(class))
+    }
+
     pub(super) const fn key(&self) -> Option<&MaskKey> {
         self.key.as_ref()
     }
@@ -171,7 +181,14 @@ fn sight(
     let enabled = if rules.values().all(kept) {
         Enabled::default()
     } else {
-        rules.keys().fold(Enabled::default(), |set, d| set.with(*d))
+        rules.iter().fold(Enabled::default(), |set, (detector, rule)| {
+            match rule.treatment.strategy {
+                Strategy::Redact => set.with_early(*detector),
+                Strategy::Null | Strategy::Partial | Strategy::Token | Strategy::Deny | Strategy::Keep => {
+                    set.with(*detector)
+                }
+            }
+        })
     };
     Sight {
         revealed,

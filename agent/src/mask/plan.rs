@@ -1,6 +1,7 @@
 //! What is masked for one principal, and how.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -101,7 +102,7 @@ impl MaskPlan {
     }
 
     /// Where in a whole text there are values that this plan masks, in order and without overlaps; a private key with
-    /// all its lines.
+    /// all its lines. Patterns of classes are looked for here, and in no text that comes back.
     #[must_use]
     pub fn spans(&self, text: &[u8]) -> Vec<Span> {
         let mut spans: Vec<Span> = Vec::new();
@@ -123,7 +124,53 @@ impl MaskPlan {
                     }));
                 }
             });
+        let found = self.engine.patterns().flat_map(|(class, pattern)| {
+            pattern.0.find_iter(text).map(|found| Span {
+                class: class.clone(),
+                start: found.start(),
+                end: found.end(),
+            })
+        });
+        let patterns: Vec<Span> = found.collect();
+        if patterns.is_empty() {
+            return spans;
+        }
+        spans.extend(patterns);
+        // The first, and of those the longest.
+        spans.sort_by_key(|span| (span.start, usize::MAX - span.end));
+        let mut end = 0;
+        spans.retain(|span| {
+            let apart = span.start >= end;
+            if apart {
+                end = span.end;
+            }
+            apart
+        });
         spans
+    }
+
+    /// The classes whose patterns are in a text.
+    #[must_use]
+    pub fn patterns_in(&self, text: &[u8]) -> BTreeSet<DataClass> {
+        let found = self
+            .engine
+            .patterns()
+            .filter(|(_, pattern)| pattern.0.is_match(text));
+        found.map(|(class, _)| class.clone()).collect()
+    }
+
+    /// A text without what patterns find in it.
+    #[must_use]
+    pub fn without_patterns(&self, text: String) -> String {
+        let mut bytes = text.into_bytes();
+        for (class, pattern) in self.engine.patterns() {
+            let name = format!("[{class}]");
+            bytes = pattern
+                .0
+                .replace_all(&bytes, regex::bytes::NoExpand(name.as_bytes()))
+                .into_owned();
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     fn whole(

@@ -13,7 +13,8 @@ use super::view::{LOOK_BACK, View};
 /// Masks text that arrives in pieces. What comes out does not depend on where the pieces were cut; it is what
 /// [`MaskPlan::text`] makes of the whole, except that NULL is always redaction.
 ///
-/// Held back is only what may still become a value: usually the last word, at most the longest value (a token of 9 KiB).
+/// Held back is only what may still become a value: usually the last word. Tokens and keys that are redacted are certain
+/// within 128 bytes; where their class has another strategy, their end is waited for (9 KiB at most).
 pub struct StreamMask {
     plan: MaskPlan,
     scanner: Scanner,

@@ -560,3 +560,84 @@ proptest! {
         prop_assert_eq!(shown, format!("{before}************1111{after}"));
     }
 }
+
+#[test]
+fn of_tokens_and_keys_little_is_held_back() {
+    let part = |length: usize| "aB3-_x9".chars().cycle().take(length).collect::<String>();
+    let coded = |json: &str| data_encoding::BASE64URL_NOPAD.encode(json.as_bytes());
+    let long = format!("{{\"alg\":\"RS256\",\"kid\":\"{}\"}}", "k".repeat(300));
+    let strange = format!("{{\"note\":\"{}\",\"alg\":\"RS256\"}}", "k".repeat(300));
+    let payload = coded("{\"sub\":\"1234567890\"}");
+    let texts = [
+        format!("a {}.{payload}.{} b", coded(&long), part(600)),
+        format!("a {}.{payload}.{}. B", coded(&strange), part(600)),
+        format!("a {}.{payload}. b", coded("{\"alg\":\"none\"}")),
+        format!(
+            "a {}..{}.{}.x b",
+            coded("{\"alg\":\"dir\",\"enc\":\"A128GCM\"}"),
+            part(300),
+            part(300)
+        ),
+        format!(
+            "key sk-ant-api03-{} and ghp_{}.",
+            "aB3x9".repeat(80),
+            "a1B2c3D4e5".repeat(40)
+        ),
+        format!("sk-{} is none, nor is eyJ{}", "a".repeat(300), "a".repeat(300)),
+    ];
+    let plan = Arc::new(MaskEngine::default()).plan(&[].into());
+    for text in texts {
+        let mut whole = BytesMut::new();
+        let mut counts = MaskCounts::default();
+        let expected = match plan.text(None, text.as_bytes(), &mut whole, &mut counts) {
+            CellMask::Unchanged => text.clone().into_bytes(),
+            CellMask::Replaced => whole.to_vec(),
+            CellMask::Null => panic!("{text}"),
+        };
+        let shown = String::from_utf8_lossy(&expected).into_owned();
+        assert!(
+            !shown.contains(&payload) && !shown.contains("aB3-_x9") && !shown.contains("aB3x9"),
+            "{shown}"
+        );
+        for step in [1, 7, 64, 500] {
+            let (mut stream, mut out) = (plan.stream(), BytesMut::new());
+            for piece in text.as_bytes().chunks(step) {
+                stream.push(piece, &mut out);
+                assert!(stream.held_back() <= 128, "{} of {text}", stream.held_back());
+            }
+            stream.finish(&mut out);
+            assert_eq!(out, expected, "{step}: {text}");
+        }
+        for cut in 0..=text.len() {
+            let (one, two) = text.as_bytes().split_at(cut);
+            let (mut stream, mut out) = (plan.stream(), BytesMut::new());
+            stream.push(one, &mut out);
+            stream.push(two, &mut out);
+            stream.finish(&mut out);
+            assert_eq!(out, expected, "{cut}: {text}");
+        }
+    }
+}
+
+#[test]
+fn patterns_of_ones_own_are_found_in_whole_texts() {
+    let text = "[[class]]\nname = \"own.codename\"\ndescription = \"x\"\ndetectors = []\nstrategy = \"redact\"\n\
+                patterns = ['(?i)project\\s+falcon', 'ZX-[0-9]{4}']\n";
+    let classes = Classes::parse(text, Path::new("classes.toml")).expect("valid");
+    let plan = Arc::new(MaskEngine::new(classes, MaskKey::from_bytes(&[7; 32]))).plan(&[].into());
+    let spans = plan.spans(b"of Project\n Falcon ZX-1234 ZX-1");
+    let places: Vec<_> = spans.iter().map(|s| (s.class.as_str(), s.start, s.end)).collect();
+    assert_eq!(places, [("own.codename", 3, 18), ("own.codename", 19, 26)]);
+    assert_eq!(plan.patterns_in(b"zx-1234").len(), 0);
+    assert_eq!(plan.without_patterns("see ZX-1234".into()), "see [own.codename]");
+    for (wrong, expected) in [
+        ("'('", "classes.toml:6: the pattern is no"),
+        ("'x*'", "finds the empty text"),
+    ] {
+        let text = text.replace("'ZX-[0-9]{4}'", wrong);
+        let error = Classes::parse(&text, Path::new("classes.toml"))
+            .expect_err(wrong)
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

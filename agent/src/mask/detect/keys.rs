@@ -2,10 +2,12 @@
 
 use super::super::view::View;
 use super::context;
-use super::{Detector, Tail};
+use super::{Detector, Enabled, Tail};
 
 /// Longest key that is replaced as one value, in bytes; what follows of a longer one is left out.
 const LONGEST: usize = 512;
+/// Within so many characters behind its prefix a key looks like one, or is none.
+const EARLY: usize = 96;
 /// Characters that the key of an AWS access key must be, and the words that must stand before it.
 const AWS_SECRET: usize = 40;
 const AWS_WORDS: &[&[u8]] = &[
@@ -23,8 +25,8 @@ const AWS_WORDS: &[&[u8]] = &[
 ];
 
 /// The alphabet of a key behind its prefix.
-#[derive(Clone, Copy)]
-enum Alphabet {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mask) enum Alphabet {
     /// Letters and digits.
     Plain,
     /// Also `_`.
@@ -38,7 +40,7 @@ enum Alphabet {
 }
 
 impl Alphabet {
-    fn has(self, byte: u8) -> bool {
+    pub(super) fn has(self, byte: u8) -> bool {
         match self {
             Self::Plain => byte.is_ascii_alphanumeric(),
             Self::Underscore => byte.is_ascii_alphanumeric() || byte == b'_',
@@ -108,6 +110,7 @@ const KINDS: &[Kind] = &[
 pub(super) fn offer(
     view: &View<'_>,
     at: usize,
+    enabled: Enabled,
     mut best: impl FnMut(Detector, &dyn Fn() -> Option<(usize, Tail)>),
 ) {
     if !matches!(view.at(at), Some(b'A' | b'g' | b'x' | b's' | b'r' | b'w')) {
@@ -115,9 +118,25 @@ pub(super) fn offer(
     }
     for kind in KINDS {
         if view.has(at, kind.prefix) {
-            best(kind.detector, &|| end(view, at, kind));
+            best(kind.detector, &|| match kind.most {
+                None if enabled.is_early(kind.detector) => early(view, at, kind),
+                None | Some(_) => end(view, at, kind),
+            });
         }
     }
+}
+
+/// The end of what makes the key at `at` certain: no more is looked at.
+fn early(view: &View<'_>, at: usize, kind: &Kind) -> Option<(usize, Tail)> {
+    let start = at + kind.prefix.len();
+    let mut end = start;
+    while end - start < EARLY && view.at(end).is_some_and(|b| kind.alphabet.has(b)) {
+        end += 1;
+        if end - start >= kind.least && looks_random(view.known(start, end), kind.least) {
+            return Some((end, Tail::Key(kind.alphabet)));
+        }
+    }
+    None
 }
 
 fn end(view: &View<'_>, at: usize, kind: &Kind) -> Option<(usize, Tail)> {

@@ -86,20 +86,39 @@ impl Detector {
 
 /// A set of detectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Enabled(u32);
+pub(super) struct Enabled {
+    on: u32,
+    early: u32,
+}
 
 impl Enabled {
     pub(super) const fn with(self, detector: Detector) -> Self {
-        Self(self.0 | detector.bit())
+        Self {
+            on: self.on | detector.bit(),
+            ..self
+        }
+    }
+
+    /// The same, where what stands in a value's place says nothing of it: then nobody has to wait for its end.
+    pub(super) const fn with_early(self, detector: Detector) -> Self {
+        Self {
+            on: self.on | detector.bit(),
+            early: self.early | detector.bit(),
+        }
     }
 
     #[inline]
     pub(super) const fn has(self, detector: Detector) -> bool {
-        self.0 & detector.bit() != 0
+        self.on & detector.bit() != 0
+    }
+
+    #[inline]
+    pub(super) const fn is_early(self, detector: Detector) -> bool {
+        self.early & detector.bit() != 0
     }
 
     pub(super) const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.on == 0
     }
 }
 
@@ -120,6 +139,10 @@ pub(super) enum Tail {
     Pem,
     /// The rest of a key or token that is longer than any real one.
     Run,
+    /// The rest of a token that was certain early, with the dots that it had until there.
+    Token(u8),
+    /// The rest of a key that was certain early.
+    Key(keys::Alphabet),
 }
 
 impl Tail {
@@ -130,6 +153,11 @@ impl Tail {
             Self::Pem => pem::tail(view, pos),
             Self::Run => {
                 let end = view.run(pos, usize::MAX, jwt::belongs);
+                (end, view.take_short())
+            }
+            Self::Token(dots) => return jwt::tail(view, pos, dots),
+            Self::Key(alphabet) => {
+                let end = view.run(pos, usize::MAX, |b| alphabet.has(b));
                 (end, view.take_short())
             }
         };
@@ -198,8 +226,13 @@ pub(super) fn values_at(view: &View<'_>, at: usize, enabled: Enabled) -> Seen {
             if let Some(end) = uuid_end(view, at) {
                 return Seen::Other(end);
             }
-            best.offer_open(Detector::Jwt, || jwt::end(view, at));
-            keys::offer(view, at, |detector, find| best.offer_open(detector, find));
+            best.offer_open(Detector::Jwt, || match enabled.is_early(Detector::Jwt) {
+                true => jwt::early(view, at),
+                false => jwt::end(view, at),
+            });
+            keys::offer(view, at, enabled, |detector, find| {
+                best.offer_open(detector, find)
+            });
             best.offer(Detector::Iban, || iban::end(view, at));
             best.offer_open(Detector::AwsKey, || keys::aws_secret(view, at));
             best.offer(Detector::Ipv6, || ip::v6(view, at));
