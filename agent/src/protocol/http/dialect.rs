@@ -34,8 +34,7 @@ pub struct Asked<'a> {
     pub path: &'a str,
     /// The query as sent.
     pub query: Option<&'a str>,
-    /// Fields that go on to the target. `Content-Encoding` is among them: a dialect that cannot read a coded body
-    /// refuses it.
+    /// Fields that go on to the target. No `Content-Encoding`: the relay has undone it.
     pub headers: &'a HeaderMap,
 }
 
@@ -163,6 +162,11 @@ pub trait Dialect: Debug + Send {
 
     /// What is still held back when the answer is complete, masked.
     fn response_end(&mut self, _plan: &MaskPlan, _counts: &mut MaskCounts) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// The stream of events cannot go on: the last words to the process, in the dialect's form.
+    fn response_stopped(&mut self, _why: &str) -> Vec<u8> {
         Vec::new()
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use hyper::header::CONTENT_ENCODING;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +24,7 @@ use super::screen::{Head, Place, Wrong, host, screen};
 use super::serve::Legs;
 use super::sigv4::has_signed_chunks;
 use super::target::{TargetError, TargetSide};
+use super::uncoded::uncoded;
 use super::waiting::{Waiting, carried, stopped};
 use super::websocket::{Switch, accepted};
 
@@ -106,7 +108,7 @@ impl Exchange {
             let what = format!("The request could be read in two ways: {why}.");
             return Err(self.unknown(what, None).await);
         }
-        let head = match screen(&parts, &self.place) {
+        let mut head = match screen(&parts, &self.place) {
             Ok(head) => head,
             Err(Wrong { status, what }) => {
                 drain(&mut body, two).await;
@@ -116,17 +118,19 @@ impl Exchange {
         let is_head = head.method == Method::HEAD;
         let websocket = head.websocket;
         if websocket && matches!(tongue, Tongue::Dialect(_)) {
-            let what =
-                "A WebSocket is not carried for this target: what its protocol means in it is not known.";
+            let what = "A WebSocket is not carried for this target: what is said in it would not be judged. Use requests instead.";
             return Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await);
         }
-        let (mut body, room) = match self.collect(&mut body).await {
+        let (mut body, mut room) = match self.collect(&mut body).await {
             Ok(collected) => collected,
             Err(no) => {
                 drain(&mut body, two).await;
                 return Err(no);
             }
         };
+        if matches!(tongue, Tongue::Dialect(_)) {
+            body = self.uncoded(&mut head, body, &mut room).await?;
+        }
         let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
         let meanings = match tongue {
             Tongue::Plain | Tongue::Grpc => Vec::new(),
@@ -397,16 +401,45 @@ impl Exchange {
             }
             match reserve(&self.legs.bodies(), piece.len()) {
                 Some(more) => room.push(more),
-                None => {
-                    let reason = "Too many bodies are held at the same time.";
-                    let refusal = Refusal::new(RefusalKind::Limit, reason, "Send it again later.");
-                    let refusal = self.session.refuse(None, refusal).await;
-                    return Err(No(refusal, Some(StatusCode::SERVICE_UNAVAILABLE)));
-                }
+                None => return Err(self.too_many().await),
             }
             whole.extend_from_slice(&piece);
         }
         Ok((whole.freeze(), room))
+    }
+
+    /// A body without its content coding.
+    async fn uncoded(
+        &self,
+        head: &mut Head,
+        body: Bytes,
+        room: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Result<Bytes, No> {
+        if !head.headers.contains_key(CONTENT_ENCODING) {
+            return Ok(body);
+        }
+        let plain = match uncoded(&mut head.headers, body, self.legs.settings().max_body) {
+            Ok(plain) => plain,
+            Err(why) => {
+                return Err(self
+                    .unknown(format!("The request is not read: {why}."), None)
+                    .await);
+            }
+        };
+        match reserve(&self.legs.bodies(), plain.len()) {
+            Some(more) => room.push(more),
+            None => return Err(self.too_many().await),
+        }
+        Ok(plain)
+    }
+
+    async fn too_many(&self) -> No {
+        let reason = "Too many bodies are held at the same time.";
+        let refusal = Refusal::new(RefusalKind::Limit, reason, "Send it again later.");
+        No(
+            self.session.refuse(None, refusal).await,
+            Some(StatusCode::SERVICE_UNAVAILABLE),
+        )
     }
 
     /// A body that did not come as it was announced.

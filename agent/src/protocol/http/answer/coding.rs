@@ -8,7 +8,7 @@ use hyper::header::{self, HeaderMap};
 /// Most that one step may decode to: a step takes 4 KiB.
 const MAX_STEP: usize = 16 * 1024 * 1024;
 /// Bytes that one step takes.
-pub(super) const STEP: usize = 4096;
+pub(in super::super) const STEP: usize = 4096;
 /// From this size on an answer may be at most `MAX_RATIO` times as large as what was sent.
 const RATIO_FROM: u64 = 64 * 1024 * 1024;
 const MAX_RATIO: u64 = 200;
@@ -46,7 +46,7 @@ enum Coding {
 }
 
 /// Undoes the coding of one body.
-pub(super) struct Decoder {
+pub(in super::super) struct Decoder {
     coding: Coding,
     taken: u64,
     given: u64,
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// For a body that has none.
-    pub(super) const fn none() -> Self {
+    pub(in super::super) const fn none() -> Self {
         Self {
             coding: Coding::Identity,
             taken: 0,
@@ -74,7 +74,7 @@ impl Decoder {
     }
 
     /// For the coding that a head names; `None` where it names another, or several.
-    pub(super) fn new(headers: &HeaderMap) -> Option<Self> {
+    pub(in super::super) fn new(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
         let (first, second) = (values.next(), values.next());
         if second.is_some() {
@@ -107,7 +107,7 @@ impl Decoder {
     }
 
     /// Takes at most `STEP` bytes; everything that they decode to.
-    pub(super) fn step(&mut self, piece: &[u8]) -> io::Result<BytesMut> {
+    pub(in super::super) fn step(&mut self, piece: &[u8]) -> io::Result<BytesMut> {
         if matches!(self.coding, Coding::DeflateOrZlib)
             && let Some(first) = piece.first()
         {
@@ -149,7 +149,7 @@ impl Decoder {
     }
 
     /// The body is complete: what was kept back. A body that was cut off is an error.
-    pub(super) fn finish(&mut self) -> io::Result<BytesMut> {
+    pub(in super::super) fn finish(&mut self) -> io::Result<BytesMut> {
         let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "its content coding breaks off");
         let out = match &mut self.coding {
             Coding::Identity | Coding::DeflateOrZlib => BytesMut::new(),

@@ -14,6 +14,9 @@ use super::shape::{Shape, Sniffed, sniff};
 /// Largest answer that a dialect gets as a whole.
 const MAX_WHOLE: usize = 16 * 1024 * 1024;
 
+/// Why a stream of events ends before its end.
+const TOO_LARGE: Stop = "an event is larger than 4 MiB";
+
 /// Masks one body. Nothing of it is out that was not looked at, but for formats that no detector reads.
 #[derive(Debug)]
 pub(in super::super) enum Masker {
@@ -73,10 +76,22 @@ impl Masker {
             }
             Self::Events(cutter, dialect) => {
                 cutter.push(piece);
-                while let Some(event) = cutter
-                    .next()
-                    .map_err(|_too_large| "an event is larger than 4 MiB")?
-                {
+                loop {
+                    let event = match cutter.next() {
+                        Ok(Some(event)) => event,
+                        Ok(None) => break,
+                        Err(_too_large) => {
+                            // Its words first: the next piece finds the end.
+                            let words = dialect
+                                .as_mut()
+                                .map(|dialect| dialect.response_stopped(TOO_LARGE));
+                            let words = words.filter(|words| !words.is_empty()).ok_or(TOO_LARGE)?;
+                            out.extend_from_slice(&words);
+                            let note = dialect.as_ref().map(|dialect| dialect.note());
+                            *self = Self::Done(note.unwrap_or_default());
+                            break;
+                        }
+                    };
                     out.extend_from_slice(&one(&event, dialect, plan, counts));
                 }
             }
@@ -141,7 +156,8 @@ impl Masker {
                 *self = Self::Done(dialect.note());
             }
             Self::Binary => *self = Self::Binary,
-            Self::Unknown(_) | Self::Done(_) => {}
+            Self::Done(note) => *self = Self::Done(note),
+            Self::Unknown(_) => {}
         }
         Ok(out)
     }

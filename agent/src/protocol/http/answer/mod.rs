@@ -24,7 +24,7 @@ use super::call::essence;
 use super::dialect::Dialect;
 use super::escapes::{Format, masked_text};
 use super::screen::strip_connection;
-use coding::{Decoder, STEP};
+pub(super) use coding::{Decoder, STEP};
 pub(super) use echo::{Redact, Spellings};
 pub(super) use events::mask as mask_event;
 pub(super) use masker::{Masker, Next};
