@@ -10,14 +10,14 @@ use crate::mask::{Classes, MaskEngine, MaskKey, MaskPlan};
 use crate::model::MaskCounts;
 use crate::protocol::http::dialect::{Asked, Speaks as _};
 use crate::protocol::mcp::McpServer;
-use crate::protocol::{http, mcp, postgres};
+use crate::protocol::{http, llm, mcp, postgres};
 use crate::{audit, json, policy};
 
 /// A promise, tried with some bytes.
 pub type Promise = fn(&[u8]);
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 12] = [
+pub const PROMISES: [(&str, Promise); 15] = [
     ("audit", log),
     ("guard-link", crate::guard::link_promise),
     ("http-events", http::fuzz::events),
@@ -25,6 +25,8 @@ pub const PROMISES: [(&str, Promise); 12] = [
     ("http-text", http::fuzz::text),
     ("http-websocket", http::fuzz::websocket),
     ("json", strict_json),
+    ("llm-prompts", llm::fuzz::prompts),
+    ("llm-streams", llm::fuzz::streams),
     ("mask", masking),
     ("mcp", mcp_messages),
     ("mcp-schema", tool_schemas),

@@ -1,22 +1,52 @@
-"""A stand-in for a provider of models (no real one can be asked here): chat completions, responses and messages over
-TLS, whole and streamed. Every answer is the same text, whose e-mail address is split over several deltas.
+"""A stand-in for a provider of models (no real one can be asked here): chat completions, responses, messages, embeddings
+and the list of models over TLS, whole and streamed. Every answer is the same text, whose e-mail address is split over
+several deltas; a prompt with an alias in it is answered with the alias, in pieces too; a prompt with tools by a call.
 Arguments: certificate, key, file for the log. The first line of output is the port.
 """
 import json
+import re
 import ssl
+import threading
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 log = open(sys.argv[3], "a", buffering=1)
 PIECES = ["Write to ad", "a@exam", "ple.", "com, then ", "wait"]
 TEXT = "".join(PIECES)
+local = threading.local()
+
+
+def said():
+    """The pieces of this answer."""
+    alias = local.alias
+    if alias is None:
+        return PIECES
+    return ["I write to ", alias[:9], alias[9:20], alias[20:] + ", then wait"]
+
+
+def called():
+    """The pieces of the arguments of a call."""
+    return ['{"to": "', *said(), '"}']
 
 
 def chat(stream):
+    TEXT, PIECES = "".join(said()), said()
     head = {"id": "c", "created": 1, "model": "m"}
+    if local.tools:
+        function = {"name": "send", "arguments": ""}
+        call = {"index": 0, "id": "t", "type": "function", "function": function}
+        pieces = [{"index": 0, "function": {"arguments": piece}} for piece in called()]
+        deltas = [{"role": "assistant", "tool_calls": [call]}, *({"tool_calls": [piece]} for piece in pieces), {}]
+        reasons = [None] * (len(deltas) - 1) + ["tool_calls"]
+        chunks = zip(deltas, reasons)
+        return [
+            (None, {**head, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": d, "finish_reason": r}]})
+            for d, r in chunks
+        ]
     if not stream:
         message = {"role": "assistant", "content": TEXT}
-        usage = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
+        written = 5000 if local.large else 34
+        usage = {"prompt_tokens": 12, "completion_tokens": written, "total_tokens": 12 + written}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
 
@@ -24,10 +54,13 @@ def chat(stream):
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         return None, {**head, "object": "chat.completion.chunk", "choices": [choice]}
 
-    return [chunk({"role": "assistant", "content": ""}), *(chunk({"content": p}) for p in PIECES), chunk({}, "stop")]
+    counted = {**head, "object": "chat.completion.chunk", "choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 34}}
+    count = [(None, counted)] if local.count else []
+    return [chunk({"role": "assistant", "content": ""}), *(chunk({"content": p}) for p in PIECES), chunk({}, "stop"), *count]
 
 
 def responses(stream):
+    TEXT, PIECES = "".join(said()), said()
     part = {"type": "output_text", "text": TEXT, "annotations": []}
     message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [part]}
     usage = {
@@ -56,6 +89,12 @@ def responses(stream):
 
 
 def messages(stream):
+    TEXT, PIECES = "".join(said()), said()
+    text = {"type": "text", "text": ""}, [{"type": "text_delta", "text": p} for p in PIECES]
+    tool = {"type": "tool_use", "id": "t", "name": "send", "input": {}}, [
+        {"type": "input_json_delta", "partial_json": p} for p in called()
+    ]
+    block, deltas = tool if local.tools else text
     whole = {
         "id": "a", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn", "stop_sequence": None,
         "content": [{"type": "text", "text": TEXT}], "usage": {"input_tokens": 12, "output_tokens": 34},
@@ -64,13 +103,18 @@ def messages(stream):
         return whole
     events = [
         {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": p}} for p in PIECES),
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": 0},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 34}},
         {"type": "message_stop"},
     ]
     return [(e["type"], e) for e in events]
+
+
+def embeddings(stream):
+    data = [{"object": "embedding", "index": 0, "embedding": [0.4532015112830366, -0.25]}]
+    return {"object": "list", "data": data, "model": "m", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -79,10 +123,29 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_GET(self):
+        log.write(json.dumps({"path": self.path, "key": self.headers["X-Api-Key"], "body": None}) + "\n")
+        one = {"id": "m", "object": "model", "created": 1, "owned_by": "x", "type": "model", "display_name": "M", "created_at": "2026-01-01T00:00:00Z"}
+        body = json.dumps({"object": "list", "data": [one], "has_more": False, "first_id": "m", "last_id": "m"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def do_POST(self):
+        assert "Content-Encoding" not in self.headers
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         log.write(json.dumps({"path": self.path, "key": self.headers["X-Api-Key"], "body": asked}) + "\n")
-        api = {"/v1/chat/completions": chat, "/v1/responses": responses, "/v1/messages": messages}[self.path]
+        alias = re.search("Masked[A-Za-z]{14,}", json.dumps(asked))
+        local.alias = alias and alias.group()
+        local.large = asked.get("model") == "large"
+        local.tools = bool(asked.get("tools"))
+        local.count = (asked.get("stream_options") or {}).get("include_usage", False)
+        apis = {
+            "/v1/chat/completions": chat, "/v1/responses": responses, "/v1/messages": messages, "/v1/embeddings": embeddings,
+        }
+        api = apis[self.path]
         stream = asked.get("stream", False)
         answer = api(stream)
         if stream:

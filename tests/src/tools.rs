@@ -121,8 +121,8 @@ pub fn can_speak_mcp_v2(test: &str) -> bool {
     )
 }
 
-/// Whether APIs of models can be tried here: the official Python clients of OpenAI and Anthropic. Where not, says so
-/// loudly; where `CI` is set, fails.
+/// Whether APIs of models can be tried here: the official Python and TypeScript clients of OpenAI and Anthropic. Where not,
+/// says so loudly; where `CI` is set, fails.
 ///
 /// # Panics
 /// As [`can_govern`].
@@ -130,7 +130,10 @@ pub fn can_speak_mcp_v2(test: &str) -> bool {
 pub fn can_ask_models(test: &str) -> bool {
     or_skip(
         test,
-        imports("openai, anthropic"),
+        imports("openai, anthropic")
+            && ["openai", "@anthropic-ai/sdk"]
+                .iter()
+                .all(|name| tool("node/node_modules").join(name).exists()),
         "the clients of OpenAI and Anthropic are missing",
     )
 }

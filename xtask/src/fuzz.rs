@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, command, output, repository, run as execute, say, step, target};
 
 /// The promises of `agent/src/fuzz.rs`.
-const PROMISES: [&str; 11] = [
+const PROMISES: [&str; 15] = [
     "audit",
     "guard-link",
     "http-events",
@@ -15,8 +15,12 @@ const PROMISES: [&str; 11] = [
     "http-text",
     "http-websocket",
     "json",
+    "llm-prompts",
+    "llm-streams",
     "mask",
     "mcp",
+    "mcp-schema",
+    "mcp-state",
     "postgres",
     "sql",
 ];

@@ -14,7 +14,7 @@ use crate::credential::Credential;
 use crate::inventory::{self, Inventory};
 use crate::model::{Protocol, RunId, TargetName};
 use crate::protocol::{http, llm, mcp, opaque, postgres};
-use crate::session::Rooms;
+use crate::session::{Ledger, Rooms};
 use crate::task::Tasks;
 
 use super::descriptors;
@@ -65,6 +65,7 @@ impl Serving {
         let inventory = Inventory::open(&config.state_dir.join(inventory::FILE))?;
         let mut http = HashMap::new();
         let on_http = |target: &&TargetConfig| target.target.protocol.is_http();
+        let ledger = ledger(config);
         for target in config.targets.iter().filter(on_http) {
             let one = http::Legs::new(target, Arc::clone(authority))?;
             let one = match target.target.protocol {
@@ -74,7 +75,12 @@ impl Serving {
                     let pins = mcp::Pins::new(inventory.clone(), name, target.tools);
                     one.speaking(Arc::new(mcp::McpServer::new(link, pins)))
                 }
-                Protocol::Llm => one.speaking(Arc::new(llm::ModelApi::default())),
+                Protocol::Llm => one.speaking(Arc::new(match &ledger {
+                    Some(ledger) => {
+                        llm::ModelApi::counting(Arc::clone(ledger), target.target.name.to_string())
+                    }
+                    None => llm::ModelApi::default(),
+                })),
                 Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,
             };
             http.insert(target.target.name.clone(), Arc::new(one));
@@ -203,6 +209,21 @@ fn verifier(target: &TargetConfig) -> Result<Option<UpstreamVerifier>, TlsError>
             let name = server_name.as_deref().unwrap_or(first);
             let verified = (ca_file.as_deref(), [].as_slice());
             UpstreamVerifier::configured(&target.target.name.0, name, verified, &target.upstream).map(Some)
+        }
+    }
+}
+
+/// Where it is counted what prompts take. Where it cannot be used, policies that read it see nothing and say no.
+fn ledger(config: &Config) -> Option<Arc<Ledger>> {
+    let models = |target: &TargetConfig| target.target.protocol == Protocol::Llm;
+    if !config.targets.iter().any(models) {
+        return None;
+    }
+    match Ledger::open(&config.state_dir.join("usage.db")) {
+        Ok(ledger) => Some(Arc::new(ledger)),
+        Err(error) => {
+            tracing::error!(%error, "nobody counts what prompts take");
+            None
         }
     }
 }

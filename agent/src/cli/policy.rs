@@ -22,6 +22,9 @@ pub(super) enum PolicyCommand {
         /// A directory of *.cedar files; default: the policies that ship.
         #[arg(long, value_name = "DIR")]
         policies: Option<PathBuf>,
+        /// Data classes in place of those that ship (a classes.toml).
+        #[arg(long, value_name = "FILE")]
+        classes: Option<PathBuf>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -34,7 +37,11 @@ pub(super) enum PolicyCommand {
 
 pub(super) fn run(command: PolicyCommand) -> Outcome {
     match command {
-        PolicyCommand::Check { policies, json } => check(policies, json),
+        PolicyCommand::Check {
+            policies,
+            classes,
+            json,
+        } => check(policies, classes, json),
         PolicyCommand::Test(args) => policy_test::run(args),
         PolicyCommand::Schema(args) => policy_schema::run(args),
     }
@@ -53,8 +60,8 @@ pub(super) fn class_names(file: Option<PathBuf>) -> Result<BTreeSet<DataClass>, 
         .clone())
 }
 
-fn check(policies: Option<PathBuf>, json: bool) -> Outcome {
-    let names = class_names(None)?;
+fn check(policies: Option<PathBuf>, classes: Option<PathBuf>, json: bool) -> Outcome {
+    let names = class_names(classes)?;
     let loaded = match &policies {
         Some(dir) => from_directory(dir),
         None => Ok(shipped()),

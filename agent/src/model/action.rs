@@ -74,6 +74,10 @@ pub enum Action {
     McpOther,
     /// Send a prompt to a model.
     LlmPrompt,
+    /// Have a model make vectors of texts.
+    LlmEmbed,
+    /// Read what a provider has: its models, answers that it keeps.
+    LlmRead,
     /// `GET`, `HEAD`, `OPTIONS`.
     HttpRead,
     /// `POST`, `PUT`, `PATCH`.
@@ -90,7 +94,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in declaration order.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::Connect,
         Self::SqlLogin,
         Self::SqlSelect,
@@ -125,6 +129,8 @@ impl Action {
         Self::McpRoots,
         Self::McpOther,
         Self::LlmPrompt,
+        Self::LlmEmbed,
+        Self::LlmRead,
         Self::HttpRead,
         Self::HttpWrite,
         Self::HttpDelete,
@@ -171,6 +177,8 @@ impl Action {
             Self::McpRoots => "mcp.roots.list",
             Self::McpOther => "mcp.other",
             Self::LlmPrompt => "llm.prompt",
+            Self::LlmEmbed => "llm.embed",
+            Self::LlmRead => "llm.read",
             Self::HttpRead => "http.read",
             Self::HttpWrite => "http.write",
             Self::HttpDelete => "http.delete",
@@ -184,7 +192,8 @@ impl Action {
     #[must_use]
     pub const fn groups(self) -> &'static [&'static str] {
         match self {
-            Self::Connect | Self::Reveal | Self::LlmPrompt => &[],
+            Self::Connect | Self::Reveal => &[],
+            Self::LlmPrompt | Self::LlmEmbed | Self::LlmRead => &["llm"],
             Self::SqlLogin | Self::SqlTransaction | Self::SqlSession => &["sql.control"],
             Self::SqlSelect | Self::SqlCopyOut => &["sql.read"],
             Self::SqlInsert | Self::SqlUpdate | Self::SqlDelete | Self::SqlMerge | Self::SqlCopyIn => {
@@ -212,7 +221,7 @@ impl Action {
     }
 
     /// The groups of actions and the group above each (all SQL groups lie in `sql`).
-    pub const GROUPS: [(&'static str, Option<&'static str>); 11] = [
+    pub const GROUPS: [(&'static str, Option<&'static str>); 12] = [
         ("sql", None),
         ("sql.control", Some("sql")),
         ("sql.read", Some("sql")),
@@ -223,6 +232,7 @@ impl Action {
         ("sql.code", Some("sql")),
         ("mcp", None),
         ("mcp.control", Some("mcp")),
+        ("llm", None),
         ("http", None),
     ];
 
@@ -242,6 +252,8 @@ impl Action {
             | Self::McpPromptGet
             | Self::McpListen
             | Self::LlmPrompt
+            | Self::LlmEmbed
+            | Self::LlmRead
             | Self::HttpRead
             | Self::Reveal => false,
             Self::SqlInsert

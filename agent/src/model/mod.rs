@@ -26,11 +26,11 @@ pub use id::{
     BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
     RunId, SessionId, Ticket, WorkloadName,
 };
-pub use obligation::{Alias, Limits, Obligations, PromptMask, RecordingLevel};
+pub use obligation::{Alias, Limits, Obligations, PromptDuty, PromptMask, RecordingLevel};
 pub use offer::Offer;
 pub use operation::{
-    ConnectFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, SqlFacts, StatementFacts,
-    StatementKind, TableName,
+    ConnectFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, Spent, SqlFacts,
+    StatementFacts, StatementKind, TableName, Usage,
 };
 pub use outcome::{Outcome, OutcomeStatus};
 pub use principal::{Principal, PrincipalKind};

@@ -78,6 +78,15 @@ impl PromptMask {
     }
 }
 
+/// What a prompt must still obey.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PromptDuty {
+    /// What is masked in it.
+    pub mask: PromptMask,
+    /// Whether some policy reads what prompts take: the provider is asked to count then.
+    pub counted: bool,
+}
+
 /// What an allowed operation must still obey. Always destructure it without `..`: a new obligation must not compile
 /// until every room honours it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +97,6 @@ pub struct Obligations {
     pub recording: RecordingLevel,
     /// Bounds.
     pub limits: Limits,
-    /// What is masked in a prompt.
-    pub prompt: PromptMask,
+    /// What a prompt must obey.
+    pub prompt: PromptDuty,
 }

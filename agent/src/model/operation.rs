@@ -6,6 +6,7 @@ use std::fmt;
 use super::action::Action;
 use super::document::Document;
 use super::id::Fingerprint;
+use super::time::Timestamp;
 
 /// One operation: the unit that is decided, consented to and recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,11 +83,49 @@ pub struct McpFacts {
     pub input: Document,
 }
 
+/// What was asked of a target's models in an hour, by one principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// Tokens, in and out.
+    pub tokens: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Tokens of the model that is asked now.
+    pub model_tokens: u64,
+    /// Requests to that model.
+    pub model_requests: u64,
+}
+
+impl Spent {
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: &Self) -> Self {
+        Self {
+            tokens: self.tokens.saturating_add(other.tokens),
+            requests: self.requests.saturating_add(other.requests),
+            model_tokens: self.model_tokens.saturating_add(other.model_tokens),
+            model_requests: self.model_requests.saturating_add(other.model_requests),
+        }
+    }
+}
+
+/// What was asked within the last hour, and what will be left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Within the last hour.
+    pub hour: Spent,
+    /// From when on what counts, if nothing is asked until then; at most sixty.
+    pub later: Vec<(Timestamp, Spent)>,
+}
+
 /// Facts of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LlmFacts {
     /// Whose words it is in: `openai` or `anthropic`.
     pub api: String,
+    /// What is asked for: `chat.completions`, `completions`, `responses`, `messages`, `embeddings`, `moderations`,
+    /// `count_tokens`, `models`, `stored`.
+    pub endpoint: String,
     /// The model that is asked for, as written.
     pub model: String,
     /// Names of the tools that the model may call.
@@ -99,6 +138,8 @@ pub struct LlmFacts {
     pub attachments: bool,
     /// Whether the provider is told to keep it.
     pub stored: bool,
+    /// What the principal asked before, where that is known.
+    pub usage: Option<Usage>,
 }
 
 /// Facts of an HTTP request.

@@ -159,7 +159,7 @@ fn classes(found: &mut Annotations, name: &str, value: &str, alias: Alias) -> Re
 /// Whether a policy is about what goes to models and nothing else.
 fn only_prompts(policy: &Policy) -> bool {
     let prompt = |action: &cedar_policy::EntityUid| {
-        let known = [Action::LlmPrompt];
+        let known = [Action::LlmPrompt, Action::LlmEmbed];
         known.iter().any(|known| action.id().unescaped() == known.name())
     };
     match policy.action_constraint() {

@@ -10,8 +10,8 @@ use toml::Spanned;
 
 use crate::model::{
     Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, HttpFacts, IssuerName,
-    LlmFacts, McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts,
-    StatementKind, TableName, Target, TargetName, Timestamp, duration,
+    LlmFacts, McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, Spent, SqlFacts,
+    StatementFacts, StatementKind, TableName, Target, TargetName, Timestamp, Usage, duration,
 };
 
 use super::load::PolicySource;
@@ -194,6 +194,7 @@ struct RawContext {
     input: toml::Table,
     #[serde(default)]
     llm: RawLlm,
+    usage: Option<RawUsage>,
     now: Option<toml::value::Datetime>,
     approval: Option<RawApproval>,
     #[serde(default)]
@@ -213,12 +214,22 @@ struct RawMcp {
 #[serde(deny_unknown_fields, default)]
 struct RawLlm {
     api: String,
+    endpoint: String,
     model: String,
     tools: BTreeSet<String>,
     findings: BTreeSet<String>,
     bytes: u64,
     attachments: bool,
     stored: bool,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct RawUsage {
+    tokens_hour: u64,
+    requests_hour: u64,
+    model_tokens_hour: u64,
+    model_requests_hour: u64,
 }
 
 #[derive(Deserialize, Default, PartialEq)]
@@ -489,6 +500,7 @@ fn llm(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, String>
     }
     let RawLlm {
         api,
+        endpoint,
         model,
         tools,
         findings,
@@ -496,14 +508,25 @@ fn llm(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, String>
         attachments,
         stored,
     } = context.llm;
+    let usage = context.usage.map(|usage| Usage {
+        hour: Spent {
+            tokens: usage.tokens_hour,
+            requests: usage.requests_hour,
+            model_tokens: usage.model_tokens_hour,
+            model_requests: usage.model_requests_hour,
+        },
+        later: Vec::new(),
+    });
     Ok(Facts::Llm(LlmFacts {
         api,
+        endpoint,
         model,
         tools,
         findings,
         bytes,
         attachments,
         stored,
+        usage,
     }))
 }
 
@@ -562,6 +585,7 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
         mcp,
         input,
         llm,
+        usage,
         now: _,
         approval: _,
     } = context;
@@ -571,9 +595,9 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
     if http != RawHttp::default() {
         return Err("context.http is that of http.*".into());
     }
-    if mcp != RawMcp::default() || !input.is_empty() || llm != RawLlm::default() {
+    if mcp != RawMcp::default() || !input.is_empty() || llm != RawLlm::default() || usage.is_some() {
         return Err(
-            "context.mcp is that of mcp.*, context.input that of mcp.* and http.*, context.llm that of llm.prompt".into(),
+            "context.mcp is that of mcp.*, context.input that of mcp.* and http.*, context.llm and context.usage those of llm.*".into(),
         );
     }
     let table = |name: &String| match name.split_once('.') {

@@ -13,7 +13,7 @@ use cedar_policy::{
 use crate::approval::Consent;
 use crate::model::{
     Action, DataClass, Digest, Facts, HttpFacts, Limits, Obligations, Operation, PolicyId, Principal,
-    PromptMask, RecordingLevel, Target, Timestamp,
+    PromptDuty, PromptMask, RecordingLevel, Target, Timestamp,
 };
 
 use super::annotations::Annotations;
@@ -86,6 +86,11 @@ impl Engine {
         &self.loaded.policies
     }
 
+    /// Whether some policy reads what prompts take.
+    pub(super) const fn reads_usage(&self) -> bool {
+        self.loaded.reads_usage
+    }
+
     /// How many policies there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -151,6 +156,10 @@ impl Engine {
                 )
             })
             .unwrap_or_else(|unsayable| Decision::Deny(self.failed(Vec::new(), &unsayable)));
+        let decision = match decision {
+            Decision::Deny(denial) => Decision::Deny(self.until(denial, operation, principal, target, now)),
+            other @ (Decision::Allow(_) | Decision::NeedsApproval(_)) => other,
+        };
         if let Some(key) = key {
             let mut kept = self.kept();
             if kept.verdicts.len() >= MAX_KEPT {
@@ -177,7 +186,7 @@ impl Engine {
             revealed,
             recording: RecordingLevel::Operations,
             limits: Limits::default(),
-            prompt: PromptMask::default(),
+            prompt: PromptDuty::default(),
         };
         Allowed {
             policies: Vec::new(),
@@ -396,7 +405,10 @@ impl Engine {
                 revealed: (*scene.revealed).clone(),
                 recording,
                 limits,
-                prompt: self.prompt_mask(permits),
+                prompt: PromptDuty {
+                    mask: self.prompt_mask(permits),
+                    counted: self.loaded.reads_usage,
+                },
             },
             bundle: self.loaded.bundle,
             observed: None,

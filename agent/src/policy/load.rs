@@ -133,6 +133,8 @@ pub(super) struct Loaded {
     pub(super) tools: ToolTypes,
     /// Whether some policy reads the time: then verdicts cannot be kept.
     pub(super) reads_time: bool,
+    /// Whether some policy reads what prompts take.
+    pub(super) reads_usage: bool,
     /// Where each policy stands: file and line.
     pub(super) places: BTreeMap<PolicyId, (String, usize)>,
 }
@@ -192,6 +194,7 @@ pub(super) fn load(sources: &[PolicySource]) -> Result<Loaded, PolicyErrors> {
     sorted.sort_by(|a, b| a.file.cmp(&b.file));
     parts.extend(sorted.iter().map(|s| s.text.as_bytes()));
     let reads_time = policies.policies().any(|p| p.to_string().contains("now"));
+    let reads_usage = policies.policies().any(|p| p.to_string().contains("usage"));
     let place = |(id, (source, line)): (PolicyId, (&PolicySource, usize))| (id, (source.file.clone(), line));
     Ok(Loaded {
         places: homes.into_iter().map(place).collect(),
@@ -201,6 +204,7 @@ pub(super) fn load(sources: &[PolicySource]) -> Result<Loaded, PolicyErrors> {
         annotations,
         tools,
         reads_time,
+        reads_usage,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The policy decision point: Cedar. Sees operations, never bytes; reads no clock and no file once loaded.
 
 mod annotations;
+mod budget;
 mod cases;
 mod decision;
 mod engine;

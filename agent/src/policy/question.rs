@@ -11,7 +11,7 @@ use cedar_policy::{
 use crate::approval::Consent;
 use crate::model::{
     DataClass, Document, Facts, Group, HttpFacts, LlmFacts, McpFacts, Operation, Principal, PrincipalKind,
-    SqlFacts, Target, Timestamp,
+    Spent, SqlFacts, Target, Timestamp,
 };
 
 /// Something could not be said in Cedar's words; the answer is then no.
@@ -120,7 +120,13 @@ pub(super) fn context(
             ("mcp".to_owned(), mcp(facts)?),
             ("input".to_owned(), input(&facts.input)?),
         ],
-        Facts::Llm(facts) => vec![("llm".to_owned(), llm(facts)?)],
+        Facts::Llm(facts) => {
+            let mut pairs = vec![("llm".to_owned(), llm(facts)?)];
+            if let Some(spent) = &facts.usage {
+                pairs.push(("usage".to_owned(), usage(&spent.hour)?));
+            }
+            pairs
+        }
     };
     pairs.extend(time(now));
     if let Some(word) = word {
@@ -246,15 +252,18 @@ fn mcp(facts: &McpFacts) -> Result<Value, Unsayable> {
 fn llm(facts: &LlmFacts) -> Result<Value, Unsayable> {
     let LlmFacts {
         api,
+        endpoint,
         model,
         tools,
         findings,
         bytes,
         attachments,
         stored,
+        usage: _,
     } = facts;
     let fields = [
         ("api".to_owned(), Value::new_string(api.clone())),
+        ("endpoint".to_owned(), Value::new_string(endpoint.clone())),
         ("model".to_owned(), Value::new_string(model.clone())),
         ("tools".to_owned(), strings(tools.iter().map(String::as_str))),
         (
@@ -268,6 +277,24 @@ fn llm(facts: &LlmFacts) -> Result<Value, Unsayable> {
         ("attachments".to_owned(), Value::new_bool(*attachments)),
         ("stored".to_owned(), Value::new_bool(*stored)),
     ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn usage(spent: &Spent) -> Result<Value, Unsayable> {
+    let Spent {
+        tokens,
+        requests,
+        model_tokens,
+        model_requests,
+    } = *spent;
+    let fields = [
+        ("tokens_hour", tokens),
+        ("requests_hour", requests),
+        ("model_tokens_hour", model_tokens),
+        ("model_requests_hour", model_requests),
+    ];
+    let long = |n: u64| Value::new_long(i64::try_from(n).unwrap_or(i64::MAX));
+    let fields = fields.map(|(name, n)| (name.to_owned(), long(n)));
     Value::new_record(fields).map_err(|error| error.to_string())
 }
 

@@ -118,7 +118,7 @@ fn of_allowed(allowed: Allowed) -> Rehearsal {
     Rehearsal {
         reveals: revealed,
         limits,
-        prompt,
+        prompt: prompt.mask,
         ..plain(Answer::Allow, policies, String::new())
     }
 }

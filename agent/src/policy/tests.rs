@@ -415,7 +415,7 @@ fn prompts_are_masked_as_the_strictest_permit_says() {
         None,
         Timestamp::from_seconds(1),
     ) {
-        Decision::Allow(allowed) => allowed.obligations().prompt.clone(),
+        Decision::Allow(allowed) => allowed.obligations().prompt.mask.clone(),
         other => panic!("{other:?}"),
     };
     let (card, email) = (
@@ -425,4 +425,58 @@ fn prompts_are_masked_as_the_strictest_permit_says() {
     assert_eq!(masked("x").reversible(), [&card, &email].map(Clone::clone).into());
     assert_eq!(masked("m").reversible(), [email].into());
     assert_eq!(masked("m").0.get(&card), Some(&crate::model::Alias::Final));
+}
+
+#[test]
+fn a_budget_that_is_spent_says_when_it_is_free_again() {
+    let text = "@id(\"all\") permit (principal, action, resource);\n\
+                @id(\"budget\") @reason(\"1000 tokens an hour.\") forbid (principal, action == Action::\"llm.prompt\", resource)\n\
+                unless { context has usage && context.usage.tokens_hour < 1000 };";
+    let engine = Engine::load(&source(text), &classes()).expect("valid");
+    let spent = |tokens| crate::model::Spent {
+        tokens,
+        requests: 2,
+        ..crate::model::Spent::default()
+    };
+    let asked = |usage| {
+        let facts = crate::model::LlmFacts {
+            usage,
+            ..crate::model::LlmFacts::default()
+        };
+        let operation = Operation {
+            facts: Facts::Llm(facts),
+            ..operation(&[Action::LlmPrompt])
+        };
+        engine.decide(
+            &operation,
+            &user(&[]),
+            &target("x"),
+            None,
+            Timestamp::from_seconds(1),
+        )
+    };
+    let usage = |tokens, later: &[(i64, u64)]| {
+        let later = later
+            .iter()
+            .map(|(at, left)| (Timestamp::from_seconds(*at), spent(*left)));
+        Some(crate::model::Usage {
+            hour: spent(tokens),
+            later: later.collect(),
+        })
+    };
+    match asked(usage(999, &[])) {
+        Decision::Allow(allowed) => assert!(allowed.obligations().prompt.counted),
+        other => panic!("{other:?}"),
+    }
+    let reason = |decision| match decision {
+        Decision::Deny(denial) => denial.reason,
+        other => panic!("{other:?}"),
+    };
+    let said = reason(asked(usage(3000, &[(60, 2000), (120, 500), (180, 0)])));
+    assert_eq!(
+        said,
+        "1000 tokens an hour. The last hour has 3000 tokens in 2 requests; from 1970-01-01T00:02:00Z on so little of \
+         it counts that this is allowed."
+    );
+    assert_eq!(reason(asked(None)), "1000 tokens an hour.");
 }

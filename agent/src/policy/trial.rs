@@ -197,6 +197,38 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_answer_as_their_cases_say() {
+        let dir = std::path::Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../policies/examples/models"
+        ));
+        // The shipped classes, and one of the example's own.
+        let classes = [
+            "fin.iban",
+            "own.codename",
+            "pci.card",
+            "pii.email",
+            "pii.ip",
+            "pii.name",
+            "pii.phone",
+            "pii.ssn",
+            "secret.key",
+            "secret.pem",
+            "secret.token",
+        ];
+        let sources = super::super::from_directory(dir).expect("policies");
+        let classes = classes.map(|class| class.parse().expect("class"));
+        let engine = Engine::load(&sources, &classes.into()).expect("valid policies");
+        let cases = std::fs::read_to_string(dir.join("tests/models.toml")).expect("cases");
+        let cases = parse_cases(&source("models.toml", &cases)).expect("valid cases");
+        let trials: Vec<Trial> = cases.iter().map(|case| case.attempt(&engine)).collect();
+        for (case, trial) in cases.iter().zip(&trials) {
+            assert_eq!(trial.differences, [], "{}", case.name);
+        }
+        assert_eq!(untested(&engine, &trials), [], "every policy has a case");
+    }
+
+    #[test]
     fn a_difference_names_both_sides_and_the_policy() {
         let case = |expect: &str| {
             let text = format!(

@@ -11,7 +11,7 @@ use crate::audit::{AuditError, Event, JudgedAs, OperationEvent, OutcomeGuard, Re
 use crate::config::{Mode, WhenFull};
 use crate::mask::MaskPlan;
 use crate::model::{
-    Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, PromptMask,
+    Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, PromptDuty,
     RecordingLevel, Refusal, RefusalKind, Ticket, Timestamp,
 };
 use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
@@ -24,12 +24,12 @@ pub trait Judged {
     /// What it means.
     fn operation(&self) -> &Arc<Operation>;
 
-    /// It is permitted, and `prompt` is to be masked in it: it becomes what is recorded and sent. Called once, before
+    /// It is permitted; what `prompt` wants masked is masked in it: it becomes what is recorded and sent. Called once, before
     /// either.
     ///
     /// # Errors
     /// A refusal where it cannot: nothing is sent then.
-    fn permitted(&mut self, prompt: &PromptMask) -> Result<(), Refusal> {
+    fn permitted(&mut self, prompt: &PromptDuty) -> Result<(), Refusal> {
         none_to_mask(prompt)
     }
 }
@@ -38,8 +38,8 @@ pub trait Judged {
 ///
 /// # Errors
 /// A refusal where something must be.
-pub fn none_to_mask(prompt: &PromptMask) -> Result<(), Refusal> {
-    if prompt.is_empty() {
+pub fn none_to_mask(prompt: &PromptDuty) -> Result<(), Refusal> {
+    if prompt.mask.is_empty() {
         return Ok(());
     }
     Err(Refusal::new(

@@ -7,6 +7,7 @@ mod open;
 mod prospects;
 mod speech;
 mod upstream;
+mod usage;
 
 pub use authorize::{Judged, Neutral, NeutralReason, Pass, Patience, Permit, Request, none_to_mask};
 pub use downstream::{Downstream, RefusalWords};
@@ -15,3 +16,4 @@ pub use open::{Rooms, Session};
 pub use prospects::Prospects;
 pub use speech::AgentSpeech;
 pub use upstream::{InFlight, Upstream};
+pub use usage::{Ledger, LedgerError, Spender, Spending};

@@ -10,7 +10,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::mask::MaskPlan;
-use crate::model::{Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptMask, Refusal};
+use crate::model::{Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptDuty, Refusal};
 use crate::session::{Judged, Message, none_to_mask};
 
 use super::dialect::{Changed, Obliged};
@@ -100,7 +100,7 @@ impl Judged for Call {
         &self.operation
     }
 
-    fn permitted(&mut self, prompt: &PromptMask) -> Result<(), Refusal> {
+    fn permitted(&mut self, prompt: &PromptDuty) -> Result<(), Refusal> {
         let Some(obliged) = &mut self.obliged else {
             return none_to_mask(prompt);
         };

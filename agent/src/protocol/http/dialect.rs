@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use tokio::sync::Notify;
 
 use crate::mask::{MaskPlan, StreamMask};
-use crate::model::{MaskCounts, Operation, PromptMask, Refusal};
+use crate::model::{MaskCounts, Operation, PromptDuty, Refusal};
 use crate::session::Prospects;
 
 use super::answer::mask_event;
@@ -65,11 +65,11 @@ pub struct Words {
 
 /// What goes with a request while it is judged.
 pub trait Obliged: Debug + Send {
-    /// The request is permitted, and `prompt` is to be masked in it. `None`: it goes as it came.
+    /// The request is permitted, with what `prompt` demands of it. `None`: it goes as it came.
     ///
     /// # Errors
     /// The refusal where it cannot be masked.
-    fn permitted(&mut self, prompt: &PromptMask) -> Result<Option<Changed>, Refusal>;
+    fn permitted(&mut self, prompt: &PromptDuty) -> Result<Option<Changed>, Refusal>;
 }
 
 /// A request as it goes after all.

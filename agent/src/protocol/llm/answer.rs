@@ -1,5 +1,6 @@
 //! Masks what a model answers, as a whole and event by event, and counts its tokens.
 
+use data_encoding::BASE64;
 use serde_json::Value;
 
 use crate::json::parse;
@@ -9,11 +10,15 @@ use crate::protocol::http::coded;
 use crate::protocol::http::dialect::{masked_event, masked_json, masked_plain};
 
 use super::deltas::{Ends, Texts, ends, places, without_names};
+use super::endpoint::Api;
 use super::event::Event;
+use super::prompt::of_text;
+use super::refusal;
 use super::restore::Restorer;
 
-/// In the place of an event that readers could understand in different ways: a comment.
-const WITHHELD: &[u8] = b": Interdict withheld an event that could not be read\n\n";
+/// Why a stream ends at an event that readers could understand in different ways.
+const AMBIGUOUS: &str =
+    "Interdict ended this answer: the provider sent an event that could be read in two ways.";
 
 /// One answer.
 #[derive(Debug, Default)]
@@ -23,6 +28,17 @@ pub(super) struct Answers {
     tokens: Option<(u64, u64)>,
     /// Where the process gets values back.
     restorer: Option<Restorer>,
+    pub(super) api: Option<Api>,
+    /// Whether the event that only counts was asked for by the agent: the process did not ask for it.
+    pub(super) strips: bool,
+    /// The stream ended with an error of the agent's own.
+    stopped: bool,
+    /// Whether the tokens are the provider's last word.
+    counted: bool,
+    /// Tokens that came from a cache or went into one, where they are counted apart.
+    cached: u64,
+    /// Bytes of texts so far.
+    said: usize,
 }
 
 impl Answers {
@@ -37,6 +53,14 @@ impl Answers {
             return masked_text(body, plan, counts);
         };
         self.count(&value);
+        let vectors = if self.api == Some(Api::Embeddings) {
+            take_vectors(&mut value)
+        } else {
+            Vec::new()
+        };
+        if !vectors.is_empty() {
+            return with_vectors(value, vectors, plan, counts);
+        }
         // As it came, where nothing inside of its strings changed.
         let masked = if inner(&mut value, plan, counts) {
             masked_text(value.to_string().as_bytes(), plan, counts)
@@ -54,6 +78,9 @@ impl Answers {
 
     /// One event of a stream.
     pub(super) fn event(&mut self, raw: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        if self.stopped {
+            return Vec::new();
+        }
         let Some(event) = Event::read(raw) else {
             return masked_event(raw, plan, counts);
         };
@@ -65,10 +92,15 @@ impl Answers {
         let mut value = match parse(&event.data) {
             Ok(value) => value,
             // Pieces of a text could stand in it, where nobody joins them.
-            Err(_ambiguous) if event.data.trim_ascii_start().starts_with(b"{") => return WITHHELD.to_vec(),
+            Err(_ambiguous) if event.data.trim_ascii_start().starts_with(b"{") => {
+                return self.stop(AMBIGUOUS);
+            }
             Err(_no_json) => return masked_event(raw, plan, counts),
         };
         self.count(&value);
+        if self.strips && only_counts(&value) {
+            return Vec::new();
+        }
         let places = places(&value);
         let mut pieces = Vec::new();
         for (at, channel) in places {
@@ -76,6 +108,7 @@ impl Answers {
                 if let Some(place) = value.pointer_mut(&at) {
                     *place = Value::from("");
                 }
+                self.said = self.said.saturating_add(piece.len());
                 pieces.push((at, channel, piece));
             }
         }
@@ -120,8 +153,34 @@ impl Answers {
         out
     }
 
+    /// Ends the stream with the provider's own error event.
+    pub(super) fn stop(&mut self, why: &str) -> Vec<u8> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return Vec::new();
+        }
+        refusal::event(self.api, why)
+    }
+
+    /// Tokens that it takes as far as is known, and whether that is the provider's last word. `input`: an estimate of the
+    /// prompt's.
+    pub(super) fn tokens(&self, input: u64) -> (u64, bool) {
+        let seen = of_text(self.said);
+        let (input, output) = match self.tokens {
+            None => (input, seen),
+            Some((input, output)) if self.counted => (input, output),
+            Some((input, output)) => (input, output.max(seen)),
+        };
+        (
+            input.saturating_add(output).saturating_add(self.cached),
+            self.counted,
+        )
+    }
+
     /// The stream is over.
     pub(super) fn end(&mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        if self.stopped {
+            return Vec::new();
+        }
         match Event::read(b"data:\n\n") {
             Some(event) => self.ended(&Ends::All, &event, plan, counts),
             None => Vec::new(),
@@ -164,10 +223,67 @@ impl Answers {
             if input.is_none() && output.is_none() {
                 continue;
             }
+            let cached = ["cache_creation_input_tokens", "cache_read_input_tokens"];
+            let cached = cached
+                .iter()
+                .filter_map(|n| usage.get(*n).and_then(Value::as_u64));
+            self.cached = self.cached.max(cached.fold(0, u64::saturating_add));
+            // Anthropic's first event says what the prompt takes.
+            self.counted |= value.pointer("/message/usage").is_none();
             let (before, after) = self.tokens.unwrap_or_default();
             self.tokens = Some((input.unwrap_or(before), output.unwrap_or(after)));
         }
     }
+}
+
+/// Whether an event has nothing but what was counted.
+fn only_counts(value: &Value) -> bool {
+    let no_choices = value
+        .get("choices")
+        .and_then(Value::as_array)
+        .is_some_and(Vec::is_empty);
+    no_choices && value.get("usage").is_some_and(Value::is_object)
+}
+
+/// Vectors of an answer: no detector reads them, and digits in them look like anything.
+fn take_vectors(value: &mut Value) -> Vec<Value> {
+    let mut taken = Vec::new();
+    let data = value.get_mut("data").and_then(Value::as_array_mut);
+    for one in data.into_iter().flatten() {
+        let Some(vector) = one.get_mut("embedding") else {
+            continue;
+        };
+        let is_vector = match &*vector {
+            Value::Array(items) => items.iter().all(Value::is_number),
+            Value::String(coded) => BASE64
+                .decode(coded.as_bytes())
+                .is_ok_and(|bytes| bytes.len() % 4 == 0),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+        };
+        let vector = if is_vector { vector.take() } else { Value::Null };
+        taken.push(vector);
+    }
+    taken
+}
+
+/// The rest masked, with the vectors in their places.
+fn with_vectors(mut value: Value, vectors: Vec<Value>, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+    inner(&mut value, plan, counts);
+    let masked = masked_text(value.to_string().as_bytes(), plan, counts);
+    let Ok(mut value) = parse(&masked) else {
+        return masked;
+    };
+    let data = value.get_mut("data").and_then(Value::as_array_mut);
+    let places = data
+        .into_iter()
+        .flatten()
+        .filter_map(|one| one.get_mut("embedding"));
+    for (place, vector) in places.zip(vectors) {
+        if !vector.is_null() {
+            *place = vector;
+        }
+    }
+    value.to_string().into_bytes()
 }
 
 /// A JSON text with everything masked that stands in one string.

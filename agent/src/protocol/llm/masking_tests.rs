@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::json::parse;
 use crate::mask::{MaskEngine, MaskPlan};
-use crate::model::{Alias, MaskCounts, PromptMask, Refusal};
+use crate::model::{Alias, MaskCounts, PromptDuty, PromptMask, Refusal};
 use crate::protocol::http::dialect::{Asked, Changed, Dialect, Speaks};
 
 use super::ModelApi;
@@ -52,7 +52,10 @@ fn sent(
     };
     let operations = exchange.request(&asked, body.as_bytes(), &plan())?;
     let mut obliged = exchange.obliged().expect("a prompt");
-    let (body, text) = match obliged.permitted(mask)? {
+    let (body, text) = match obliged.permitted(&PromptDuty {
+        mask: mask.clone(),
+        counted: false,
+    })? {
         None => (body.to_owned(), operations[0].text.clone()),
         Some(Changed { body, text }) => (
             String::from_utf8(body.to_vec()).expect("text"),

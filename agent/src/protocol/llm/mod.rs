@@ -1,6 +1,6 @@
 //! APIs of models: OpenAI's chat completions and responses, Anthropic's messages; whole answers and streams.
 //!
-//! `prompt` reads what is asked, `refusal` answers in the provider's own body, `answer` masks what comes back: `event`
+//! `endpoint` tells what a path asks for, `prompt` reads it, `refusal` answers in the provider's own body, `answer` masks what comes back: `event`
 //! takes a stream's event apart, `deltas` joins the pieces of one text so that a value over several of them is found.
 //! `api` is the dialect that the HTTP relay asks. Requests to other paths are judged as HTTP. Where a permit masks
 //! prompts, `masking` puts aliases in the places of values, `vault` remembers them, and `restore` gives back to the
@@ -9,7 +9,10 @@
 mod answer;
 mod api;
 mod deltas;
+mod endpoint;
 pub(in crate::protocol) mod event;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod masking;
 #[cfg(test)]
 mod masking_tests;
@@ -18,6 +21,8 @@ mod refusal;
 mod restore;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod usage_tests;
 mod vault;
 
 pub use api::ModelApi;

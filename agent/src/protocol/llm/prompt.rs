@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use hyper::header::HeaderMap;
 use serde_json::{Map, Value};
 
-use crate::json::{JsonError, canonical, parse};
+use crate::json::{JsonError, canonical, parse, replaced};
 use crate::mask::MaskPlan;
-use crate::model::{Action, Digest, Facts, Fingerprint, LlmFacts, MaskCounts, Operation};
-use crate::protocol::http::coded;
+use crate::model::{Digest, Facts, Fingerprint, LlmFacts, MaskCounts, Operation};
+use crate::protocol::http::coded::{self, Carried};
 use crate::protocol::http::dialect::{Asked, masked_json, masked_plain};
+
+use super::endpoint::Api;
 
 /// Longest text of a prompt in records, in characters.
 const SHOWN: usize = 4096;
@@ -29,41 +32,6 @@ const ATTACHED: [&str; 12] = [
     "input_video",
 ];
 
-/// An API, by what its requests look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Api {
-    /// OpenAI's chat completions.
-    Chat,
-    /// OpenAI's responses.
-    Responses,
-    /// Anthropic's messages, and the counting of their tokens.
-    Messages,
-}
-
-impl Api {
-    /// The API at a path; providers and gateways put different things before its end.
-    pub(super) fn at(path: &str) -> Option<Self> {
-        let path = path.trim_end_matches('/').to_ascii_lowercase();
-        let ends = |end: &str| path.ends_with(end);
-        if ends("/chat/completions") {
-            Some(Self::Chat)
-        } else if ends("/responses") || ends("/responses/input_tokens") || ends("/responses/compact") {
-            Some(Self::Responses)
-        } else if ends("/messages") || ends("/messages/count_tokens") {
-            Some(Self::Messages)
-        } else {
-            None
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Chat | Self::Responses => "openai",
-            Self::Messages => "anthropic",
-        }
-    }
-}
-
 /// Why a prompt is not judged.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PromptError {
@@ -73,7 +41,14 @@ pub(super) enum PromptError {
     Shape,
     #[error("{0:?} is not what the API has there")]
     Member(&'static str),
+    #[error("it has a body, and such a request has none")]
+    Body,
 }
+
+/// Tokens of a picture, or of anything else that is no text, as long as nobody counted them.
+const PICTURE: u64 = 1500;
+/// Bytes of a text that are a token at least: letters of English are more, code and other scripts fewer.
+const TOKEN: u64 = 3;
 
 /// The operation that a request is.
 pub(super) fn operation(
@@ -82,6 +57,9 @@ pub(super) fn operation(
     body: &[u8],
     plan: &MaskPlan,
 ) -> Result<Operation, PromptError> {
+    if api.reads() {
+        return reading(api, asked, body);
+    }
     let value = parse(body)?;
     let canonical = canonical(&value);
     let Value::Object(members) = value else {
@@ -90,13 +68,15 @@ pub(super) fn operation(
     let (shown, findings) = findings(&canonical, &members, plan);
     let text = text(asked.path, &shown);
     let facts = LlmFacts {
-        api: api.name().to_owned(),
-        model: model(&members)?,
+        api: api.provider(asked.headers).to_owned(),
+        endpoint: api.name().to_owned(),
+        model: model(&members)?.unwrap_or_else(|| api.model_at(asked.path)),
         tools: tools(&members)?,
         findings,
         bytes: 0,
         attachments: false,
         stored: stored(api, &members)?,
+        usage: None,
     };
     // What changes what the provider does, and stands in no body.
     let mut fields: Vec<(&str, &[u8])> = asked
@@ -112,7 +92,7 @@ pub(super) fn operation(
     }
     let (bytes, attachments) = said(&members);
     Ok(Operation {
-        actions: [Action::LlmPrompt].into(),
+        actions: [api.action()].into(),
         fingerprint: Fingerprint(Digest::of_fields(&parts)),
         facts: Facts::Llm(LlmFacts {
             bytes,
@@ -122,6 +102,45 @@ pub(super) fn operation(
         text,
         parameters: Vec::new(),
     })
+}
+
+/// A request that asks for what the provider has.
+fn reading(api: Api, asked: &Asked<'_>, body: &[u8]) -> Result<Operation, PromptError> {
+    if !body.is_empty() {
+        return Err(PromptError::Body);
+    }
+    let parts: [&[u8]; 3] = [b"llm", asked.method.as_str().as_bytes(), asked.path.as_bytes()];
+    Ok(Operation {
+        actions: [api.action()].into(),
+        fingerprint: Fingerprint(Digest::of_fields(&parts)),
+        facts: Facts::Llm(LlmFacts {
+            api: api.provider(asked.headers).to_owned(),
+            endpoint: api.name().to_owned(),
+            model: api.model_at(asked.path),
+            ..LlmFacts::default()
+        }),
+        text: format!("{} {}", asked.method, asked.path),
+        parameters: Vec::new(),
+    })
+}
+
+/// How many tokens a prompt takes, roughly: until the provider says it.
+pub(super) fn estimate(body: &str) -> u64 {
+    let mut tokens = 0_u64;
+    replaced(body, &mut |one| {
+        let text = one.text.as_bytes();
+        // What has no blanks for so long is no text.
+        let coded = text.len() > 512 && !text.iter().take(512).any(u8::is_ascii_whitespace);
+        let more = if coded { PICTURE } else { of_text(text.len()) };
+        tokens = tokens.saturating_add(more);
+        None
+    });
+    tokens
+}
+
+/// Tokens of a text of so many bytes.
+pub(super) fn of_text(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX).div_ceil(TOKEN)
 }
 
 /// What records show of a prompt.
@@ -157,15 +176,39 @@ fn findings(canonical: &str, members: &Map<String, Value>, plan: &MaskPlan) -> (
             masked_plain(text.as_bytes(), plan, &mut counts);
         }
     });
-    let classes = counts.0.keys().map(ToString::to_string).collect();
-    (plan.shown(&String::from_utf8_lossy(&shown)), classes)
+    let mut classes: BTreeSet<String> = counts.0.keys().map(ToString::to_string).collect();
+    texts_in(canonical, 0, &mut |text| {
+        classes.extend(plan.patterns_in(text).iter().map(ToString::to_string));
+    });
+    let shown = plan.shown(&String::from_utf8_lossy(&shown));
+    (plan.without_patterns(shown), classes)
+}
+
+/// Every text in a JSON text: names, strings, what they carry as base64, and the same of JSON in them.
+fn texts_in(text: &str, depth: u8, look: &mut dyn FnMut(&[u8])) {
+    const DEPTH: u8 = 8;
+    replaced(text, &mut |one| {
+        let mut below = |text: &[u8]| match std::str::from_utf8(text) {
+            Ok(inner)
+                if depth < DEPTH && inner.trim_start().starts_with(['{', '[']) && parse(text).is_ok() =>
+            {
+                texts_in(inner, depth + 1, look);
+            }
+            Ok(_) | Err(_) => look(text),
+        };
+        if let Some(carried) = Carried::by(one.text) {
+            below(&carried.content);
+        }
+        below(one.text.as_bytes());
+        None
+    });
 }
 
 /// Azure names the model in the path: none is said then.
-fn model(members: &Map<String, Value>) -> Result<String, PromptError> {
+fn model(members: &Map<String, Value>) -> Result<Option<String>, PromptError> {
     match members.get("model") {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(model)) => Ok(model.clone()),
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(model)) => Ok(Some(model.clone())),
         Some(_) => Err(PromptError::Member("model")),
     }
 }
@@ -197,12 +240,11 @@ fn tools(members: &Map<String, Value>) -> Result<BTreeSet<String>, PromptError> 
 
 /// Responses are kept unless the provider is told otherwise; chat completions the other way round.
 fn stored(api: Api, members: &Map<String, Value>) -> Result<bool, PromptError> {
-    match (api, members.get("store")) {
-        (Api::Messages, _) => Ok(false),
-        (_, Some(Value::Bool(store))) => Ok(*store),
-        (Api::Responses, None | Some(Value::Null)) => Ok(true),
-        (Api::Chat, None | Some(Value::Null)) => Ok(false),
-        (_, Some(_)) => Err(PromptError::Member("store")),
+    match members.get("store") {
+        _ if api.provider(&HeaderMap::new()) == "anthropic" => Ok(false),
+        Some(Value::Bool(store)) => Ok(*store),
+        None | Some(Value::Null) => Ok(api == Api::Responses),
+        Some(_) => Err(PromptError::Member("store")),
     }
 }
 

@@ -7,19 +7,20 @@ use crate::model::{Refusal, RefusalKind};
 use crate::protocol::http::dialect::Words;
 use crate::protocol::told::{facts, told};
 
-use super::prompt::Api;
+use super::endpoint::Api;
 
 /// The official clients send again by themselves what may succeed then (408, 409, 429, 5xx), unless they are told not to.
 const NO_RETRY: &[(&str, &str)] = &[("x-should-retry", "false")];
 
-pub(super) fn words(api: Api, refusal: &Refusal) -> Words {
+/// In Anthropic's form, or in OpenAI's, which also requests get that no API here has.
+pub(super) fn words(anthropic_words: bool, refusal: &Refusal) -> Words {
     let message = told(refusal, "request");
-    let body = match api {
-        Api::Chat | Api::Responses => json!({"error": {
+    let body = match anthropic_words {
+        false => json!({"error": {
             "message": message, "type": "policy_denied", "code": refusal.kind.name(), "param": Value::Null,
             "interdict": facts(refusal),
         }}),
-        Api::Messages => json!({"type": "error", "error": {
+        true => json!({"type": "error", "error": {
             "type": anthropic(&refusal.kind), "message": message, "interdict": facts(refusal),
         }}),
     };
@@ -30,6 +31,33 @@ pub(super) fn words(api: Api, refusal: &Refusal) -> Words {
         body: body.to_string().into_bytes(),
         fields: if may_retry { &[] } else { NO_RETRY },
     }
+}
+
+/// The error event with which a stream ends.
+pub(super) fn event(api: Option<Api>, message: &str) -> Vec<u8> {
+    let openai = json!({"message": message, "type": "interdict", "code": "withheld", "param": Value::Null});
+    let (name, data) = match api {
+        Some(Api::Messages) => {
+            let error = json!({"type": "api_error", "message": message});
+            ("event: error\n", json!({"type": "error", "error": error}))
+        }
+        Some(Api::Responses | Api::Stored) => {
+            // What clients raise is the member `error`; what the API has is the rest.
+            let data = json!({"type": "error", "code": "withheld", "message": message, "param": Value::Null, "error": openai});
+            ("event: error\n", data)
+        }
+        Some(
+            Api::Chat
+            | Api::Completions
+            | Api::ResponsesInput
+            | Api::Embeddings
+            | Api::Moderations
+            | Api::MessagesCount
+            | Api::Models,
+        )
+        | None => ("", json!({"error": openai})),
+    };
+    format!("{name}data: {data}\n\n").into_bytes()
 }
 
 /// The status, and whether sending again by itself may help.
