@@ -60,6 +60,13 @@ impl Address {
 /// from one address (`ip_local_port_range`).
 pub const LISTENER_PORTS: usize = 4;
 
+/// Servers that one socket can ask at a time and be answered as from each: each has a port of the agent's.
+pub const DNS_SLOTS: u16 = 8;
+/// Of those, how many belong to the host's resolvers, in their order; all other servers share the rest.
+pub const DNS_RESOLVER_SLOTS: u16 = 4;
+/// How long (nanoseconds) an answer is waited for: until then no other server may take the same slot of a socket.
+pub const DNS_PATIENCE_NS: u64 = 5_000_000_000;
+
 /// The agent's listeners in one network namespace. All places of a family are filled, with the same port again where
 /// there are fewer; or all are 0: none.
 #[repr(C)]
@@ -69,6 +76,10 @@ pub struct Listener {
     pub v4_ports: [u16; LISTENER_PORTS],
     /// Ports on `::1`.
     pub v6_ports: [u16; LISTENER_PORTS],
+    /// The first of [`DNS_SLOTS`] UDP ports on 127.0.0.1 that follow each other; 0: none.
+    pub v4_dns: u16,
+    /// The same on `::1`.
+    pub v6_dns: u16,
 }
 
 impl Listener {
@@ -85,7 +96,21 @@ impl Listener {
                 || e == port
                 || f == port
                 || g == port
-                || h == port)
+                || h == port
+                || Self::slot(self.v4_dns, port).is_some()
+                || Self::slot(self.v6_dns, port).is_some())
+    }
+
+    /// Which of the UDP ports that begin with `first` this is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn slot(first: u16, port: u16) -> Option<u16> {
+        let slot = port.wrapping_sub(first);
+        if first != 0 && slot < DNS_SLOTS {
+            Some(slot)
+        } else {
+            None
+        }
     }
 }
 
@@ -99,6 +124,18 @@ pub struct FlowKey {
     pub peer: Address,
     /// The agent's end.
     pub listener: Address,
+}
+
+/// What names one datagram that was redirected.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DatagramKey {
+    /// From where to where.
+    pub flow: FlowKey,
+    /// Its first two bytes, which are the question's id (RFC 1035, 4.1.1), big end first.
+    pub id: u16,
+    /// Always zero.
+    pub pad: [u8; 6],
 }
 
 /// Who acts, as the kernel knows it.
@@ -131,6 +168,16 @@ pub struct FlowValue {
     pub original: Address,
     /// When, in nanoseconds of `CLOCK_BOOTTIME`; 0 while it is only known to the socket.
     pub at_ns: u64,
+}
+
+/// What is known of a socket that asks servers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DnsSocket {
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// Whom it asks, by slot, and who asked last; `at_ns` is when, and 0 for never.
+    pub servers: [FlowValue; DNS_SLOTS as usize],
 }
 
 /// The label of a run's processes. Whoever is in the governed cgroup and has lost its label counts as labelled with it.
@@ -192,6 +239,8 @@ pub enum Hook {
     SockOps = 5,
     /// `cgroup_skb/egress`.
     Egress = 6,
+    /// `cgroup_skb/ingress`.
+    Ingress = 7,
 }
 
 /// Something was denied.
@@ -202,6 +251,8 @@ pub struct DenialEvent {
     pub identity: Identity,
     /// Where to; zero for a socket that was not created.
     pub destination: Address,
+    /// Who wanted to connect, for a connection from outside; zero for anything else.
+    pub peer: Address,
     /// A [`Hook`].
     pub hook: u8,
     /// A [`crate::Reason`].
@@ -224,23 +275,27 @@ pub enum Counter {
     FlowsFull = 1,
     /// Connections redirected.
     Redirected = 2,
+    /// Questions to servers denied because their table was full.
+    DatagramsFull = 3,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 }
 
 const _: () = {
     assert!(size_of::<Address>() == 24);
-    assert!(size_of::<Listener>() == 16);
+    assert!(size_of::<Listener>() == 20);
     assert!(size_of::<FlowKey>() == 56);
     assert!(size_of::<Identity>() == 48);
     assert!(size_of::<FlowValue>() == 80);
     assert!(size_of::<RuleKey>() == 24);
     assert!(size_of::<Rule>() == 2);
     assert!(size_of::<State>() == 8);
-    assert!(size_of::<DenialEvent>() == 80);
+    assert!(size_of::<DenialEvent>() == 104);
+    assert!(size_of::<DatagramKey>() == 64);
+    assert!(size_of::<DnsSocket>() == 8 + 80 * DNS_SLOTS as usize);
 };
 
 #[cfg(feature = "user")]
@@ -249,7 +304,9 @@ const _: () = {
     reason = "a marker that aya asks for: these types cross the maps"
 )]
 mod pod {
-    use super::{Address, DenialEvent, FlowKey, FlowValue, Identity, Listener, Rule, RuleKey, State};
+    use super::{
+        Address, DatagramKey, DenialEvent, FlowKey, FlowValue, Identity, Listener, Rule, RuleKey, State,
+    };
 
     // SAFETY: repr(C), Copy, every byte named (see the size assertions), any bit pattern valid.
     unsafe impl aya::Pod for Address {}
@@ -257,6 +314,8 @@ mod pod {
     unsafe impl aya::Pod for Listener {}
     // SAFETY: as above.
     unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for DatagramKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Identity {}
     // SAFETY: as above.

@@ -10,13 +10,15 @@
 //!
 //! | hook | does |
 //! |---|---|
-//! | `connect4`, `connect6` | the rule of the destination's longest prefix: direct, deny, or (without one) redirect: TCP goes to the agent's listener in the socket's own network namespace; UDP to the resolvers only; what cannot be redirected is denied |
+//! | `connect4`, `connect6` | the rule of the destination's longest prefix: direct, deny, or (without one) redirect: TCP goes to the agent's listener in the socket's own network namespace; questions to servers of names (UDP port 53) to the agent too; what cannot be redirected is denied |
 //! | `sock_ops` | before the SYN: the flow goes into the table that the agent reads; a failed connect takes it out |
 //! | `getpeername4`, `getpeername6` | the process sees the peer that it asked for |
-//! | `sendmsg4`, `sendmsg6` | UDP to the resolvers only |
+//! | `sendmsg4`, `sendmsg6` | UDP port 53 goes to the agent, a port for each server; other UDP is denied |
+//! | `recvmsg4`, `recvmsg6` | the process sees the server that it asked |
 //! | `bind4`, `bind6` | nobody takes the agent's ports |
 //! | `sock_create` | TCP and UDP only |
-//! | `cgroup_skb/egress` | the backstop: what leaves the host is an answer, a question to a resolver, or direct by a rule |
+//! | `cgroup_skb/egress` | twice: writes down whose question to a server a datagram to the agent is; and the backstop: what leaves the host is an answer, or direct by a rule |
+//! | `cgroup_skb/ingress` | nobody outside connects to a governed process, unless a rule allows it |
 //! | `sched_process_fork`, `sched_process_exit` | labels are inherited, and go with their process |
 //!
 //! Without a heartbeat of the agent for three seconds everything is denied. A full ring buffer loses the report, never
@@ -33,10 +35,10 @@ mod abi;
 mod verdict;
 
 pub use abi::{
-    Address, Counter, DenialEvent, FlowKey, FlowValue, Hook, Identity, LISTENER_PORTS, Listener, RUN_LABEL,
-    Rule, RuleKey, State,
+    Address, Counter, DNS_PATIENCE_NS, DNS_RESOLVER_SLOTS, DNS_SLOTS, DatagramKey, DenialEvent, DnsSocket,
+    FlowKey, FlowValue, Hook, Identity, LISTENER_PORTS, Listener, RUN_LABEL, Rule, RuleKey, State,
 };
 pub use verdict::{
-    HEARTBEAT_LIMIT_NS, Kind, Packet, Question, Reason, RuleVerdict, Verdict, choose, packet_allowed,
-    socket_allowed, verdict,
+    HEARTBEAT_LIMIT_NS, Kind, Packet, Question, Reason, RuleVerdict, Verdict, choose, dns_slot,
+    inbound_allowed, packet_allowed, socket_allowed, verdict,
 };

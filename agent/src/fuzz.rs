@@ -10,15 +10,16 @@ use crate::mask::{Classes, MaskEngine, MaskKey, MaskPlan};
 use crate::model::MaskCounts;
 use crate::protocol::http::dialect::{Asked, Speaks as _};
 use crate::protocol::mcp::McpServer;
-use crate::protocol::{http, llm, mcp, postgres};
+use crate::protocol::{dns, http, llm, mcp, postgres};
 use crate::{audit, json, policy};
 
 /// A promise, tried with some bytes.
 pub type Promise = fn(&[u8]);
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 15] = [
+pub const PROMISES: [(&str, Promise); 16] = [
     ("audit", log),
+    ("dns", dns::fuzz::messages),
     ("guard-link", crate::guard::link_promise),
     ("http-events", http::fuzz::events),
     ("http-framing", http::fuzz::framing),

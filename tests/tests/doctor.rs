@@ -32,7 +32,7 @@ fn a_host_that_can_govern_is_well() {
     let (status, report) = doctor("state_dir = \"state\"\n");
     assert_eq!((status, &report["well"]), (0, &Value::Bool(true)), "{report}");
     let hooks = states(&report, "hook");
-    assert_eq!(hooks.len(), 13);
+    assert_eq!(hooks.len(), 17);
     assert!(hooks.iter().all(|state| *state == "available"), "{report}");
     for check in report["checks"].as_array().expect("checks") {
         let said = check["open"].is_string() || check["next"].is_string();

@@ -11,12 +11,16 @@ mod agent;
 mod denied;
 #[path = "kernel/egress.rs"]
 mod egress;
+#[path = "kernel/inbound.rs"]
+mod inbound;
 #[path = "kernel/lifetime.rs"]
 mod lifetime;
 #[path = "kernel/load.rs"]
 mod load;
 #[path = "kernel/lsm.rs"]
 mod lsm;
+#[path = "kernel/names.rs"]
+mod names;
 #[path = "kernel/redirected.rs"]
 mod redirected;
 #[path = "kernel/rules.rs"]
@@ -56,7 +60,6 @@ const TESTS: &[Test] = &[
         denied::what_cannot_be_redirected,
     ),
     ("denied::the_agents_ports", denied::the_agents_ports),
-    ("denied::all_but_the_resolver", denied::all_but_the_resolver),
     (
         "denied::everything_while_the_agent_hangs",
         denied::everything_while_the_agent_hangs,
@@ -66,7 +69,13 @@ const TESTS: &[Test] = &[
         "egress::packets_past_the_other_hooks_stay",
         egress::packets_past_the_other_hooks_stay,
     ),
-    ("egress::answers_leave", egress::answers_leave),
+    (
+        "names::every_way_to_ask_a_server",
+        names::every_way_to_ask_a_server,
+    ),
+    ("names::several_servers_at_once", names::several_servers_at_once),
+    ("names::nobody_else_is_heard", names::nobody_else_is_heard),
+    ("inbound::only_who_is_allowed", inbound::only_who_is_allowed),
     (
         "rules::networks_are_decided_in_the_kernel",
         rules::networks_are_decided_in_the_kernel,

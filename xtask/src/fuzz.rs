@@ -7,9 +7,10 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, command, output, repository, run as execute, say, step, target};
 
 /// The promises of `agent/src/fuzz.rs`.
-const PROMISES: [&str; 15] = [
+const PROMISES: [&str; 16] = [
     "audit",
     "guard-link",
+    "dns",
     "http-events",
     "http-framing",
     "http-text",

@@ -28,6 +28,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nginx", "the HTTP target of the tests"),
     ("curl", "an HTTP client of the tests"),
     ("wget", "an HTTP client of the tests"),
+    ("unbound", "the resolver of the tests"),
+    ("bind9-dnsutils", "dig, a client of the tests"),
     ("nftables", "the kernel benchmark's yardstick"),
     ("haproxy", "the HTTP benchmark's yardstick"),
     ("nghttp2-client", "the HTTP benchmark's load"),

@@ -12,8 +12,9 @@ use interdict_ebpf::{
     Address, Counter, DenialEvent, FlowValue, Hook, Kind, Question, Reason, Verdict, verdict,
 };
 
+use super::dns::{ask, asked};
 use super::report::{count, denial, identity, report};
-use super::{ALLOW, DENY, LABELS, LISTENERS, RESOLVERS, SOCKETS, STATE, bytes_of, rule_of};
+use super::{ALLOW, DENY, LABELS, LISTENERS, RESOLVERS, RULES, SOCKETS, STATE, bytes_of, rule_in};
 
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
@@ -31,13 +32,44 @@ fn on_connect6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg4)]
 fn on_sendmsg4(ctx: SockAddrContext) -> i32 {
     let destination = destination4(&ctx);
-    on_sendmsg(&ctx, destination)
+    on_sendmsg(&ctx, destination, redirect4)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn on_sendmsg6(ctx: SockAddrContext) -> i32 {
     let destination = destination6(&ctx);
-    on_sendmsg(&ctx, destination)
+    on_sendmsg(&ctx, destination, redirect6)
+}
+
+/// The process sees the server that it asked.
+#[cgroup_sock_addr(recvmsg4)]
+fn on_recvmsg4(ctx: SockAddrContext) -> i32 {
+    if let Some(server) = asked(&ctx, &destination4(&ctx)) {
+        // SAFETY: the fields are writable in this hook, each with its own width.
+        unsafe {
+            (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(last_word(&server.ip));
+            (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(server.port.to_be()));
+        }
+    }
+    ALLOW
+}
+
+/// As above. A v4-mapped server stays v4-mapped.
+#[cgroup_sock_addr(recvmsg6)]
+fn on_recvmsg6(ctx: SockAddrContext) -> i32 {
+    if let Some(server) = asked(&ctx, &destination6(&ctx)) {
+        // SAFETY: as above.
+        unsafe {
+            write_ip6(ctx.sock_addr, &server.ip);
+            (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(server.port.to_be()));
+        }
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn last_word(ip: &[u8; 16]) -> u32 {
+    u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]])
 }
 
 #[cgroup_sock_addr(bind4)]
@@ -59,9 +91,7 @@ fn on_getpeername4(ctx: SockAddrContext) -> i32 {
     unsafe {
         let flow = SOCKETS.get_ptr_mut(&ctx);
         if let Some(flow) = flow.as_ref() {
-            let ip = flow.original.ip;
-            (&raw mut (*ctx.sock_addr).user_ip4)
-                .write_volatile(u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]));
+            (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(last_word(&flow.original.ip));
             (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(flow.original.port.to_be()));
         }
     }
@@ -89,8 +119,12 @@ fn on_connect(
     redirect: impl Fn(&SockAddrContext, &Address, u16),
 ) -> i32 {
     let netns = netns(ctx);
-    match verdict(&question(ctx, destination, netns)) {
-        Verdict::Direct => ALLOW,
+    let question = question(ctx, destination, netns);
+    match verdict(&question) {
+        Verdict::Direct => {
+            forget(ctx);
+            ALLOW
+        }
         Verdict::Deny(reason) => deny(ctx, Hook::Connect, reason, destination, netns),
         Verdict::Redirect { port } => {
             let mut flow = FlowValue {
@@ -113,11 +147,32 @@ fn on_connect(
             if !stored {
                 return deny(ctx, Hook::Connect, Reason::NoStorage, destination, netns);
             }
+            if question.kind == Kind::Udp
+                && let Err(reason) = ask(
+                    ctx,
+                    &destination,
+                    question.resolver,
+                    &flow.identity,
+                    question.now_ns,
+                )
+            {
+                return deny(ctx, Hook::Connect, reason, destination, netns);
+            }
             unbind_from_device(ctx);
             redirect(ctx, &destination, port);
             count(Counter::Redirected);
             ALLOW
         }
+    }
+}
+
+/// What was meant by an earlier connect of the socket.
+#[inline(always)]
+fn forget(ctx: &SockAddrContext) {
+    // SAFETY: the context's own socket; where nothing is stored nothing happens.
+    unsafe {
+        let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        let _absent = SOCKETS.delete(sk);
     }
 }
 
@@ -160,13 +215,26 @@ fn redirect6(ctx: &SockAddrContext, destination: &Address, port: u16) {
 }
 
 #[inline(always)]
-fn on_sendmsg(ctx: &SockAddrContext, destination: Address) -> i32 {
+fn on_sendmsg(
+    ctx: &SockAddrContext,
+    destination: Address,
+    redirect: impl Fn(&SockAddrContext, &Address, u16),
+) -> i32 {
     let netns = netns(ctx);
-    match verdict(&question(ctx, destination, netns)) {
+    let question = question(ctx, destination, netns);
+    match verdict(&question) {
         Verdict::Direct => ALLOW,
         Verdict::Deny(reason) => deny(ctx, Hook::SendMsg, reason, destination, netns),
-        // A datagram cannot be redirected.
-        Verdict::Redirect { .. } => deny(ctx, Hook::SendMsg, Reason::Udp, destination, netns),
+        Verdict::Redirect { port } => {
+            let identity = identity(netns);
+            match ask(ctx, &destination, question.resolver, &identity, question.now_ns) {
+                Ok(()) => {
+                    redirect(ctx, &destination, port);
+                    ALLOW
+                }
+                Err(reason) => deny(ctx, Hook::SendMsg, reason, destination, netns),
+            }
+        }
     }
 }
 
@@ -195,8 +263,8 @@ fn question(ctx: &SockAddrContext, destination: Address, netns: u64) -> Question
             now_ns: bpf_ktime_get_boot_ns(),
             listener: LISTENERS.get(netns).copied(),
             spread: bpf_get_prandom_u32(),
-            is_resolver: RESOLVERS.get(destination).is_some(),
-            rule: rule_of(LABELS.get(tgid).copied().unwrap_or(0), &destination),
+            resolver: RESOLVERS.get(destination).copied(),
+            rule: rule_in(&RULES, LABELS.get(tgid).copied().unwrap_or(0), &destination),
         }
     }
 }

@@ -6,6 +6,7 @@
 #![expect(dead_code, reason = "the programs are called by the kernel")]
 
 mod address;
+mod dns;
 mod flow;
 mod packet;
 mod report;
@@ -17,7 +18,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use interdict_ebpf::{
-    Address, Counter, FlowKey, FlowValue, Listener, RUN_LABEL, Rule, RuleKey, State, choose,
+    Address, Counter, DatagramKey, DnsSocket, FlowKey, FlowValue, Listener, RUN_LABEL, Rule, RuleKey, State,
+    choose,
 };
 
 /// The helpers are for GPL-compatible programs only.
@@ -45,10 +47,17 @@ static LIVE_OFFSET: u32 = 0;
 static STATE: Array<State> = Array::with_max_entries(1, 0);
 #[map]
 static LISTENERS: HashMap<u64, Listener> = HashMap::with_max_entries(1024, 0);
+/// The host's resolvers by their number.
 #[map]
 static RESOLVERS: HashMap<Address, u8> = HashMap::with_max_entries(16, 0);
 #[map]
 static RULES: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(16384, 0);
+/// Who may connect to governed processes: the address is the other side's, the port the process's.
+#[map]
+static INBOUND: LpmTrie<RuleKey, Rule> = LpmTrie::with_max_entries(1024, 0);
+/// Questions to servers on their way to the agent.
+#[map]
+static DATAGRAMS: HashMap<DatagramKey, FlowValue> = HashMap::with_max_entries(8192, 0);
 /// A plain hash: no eviction of somebody else's flow.
 #[map]
 static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(65536, 0);
@@ -60,22 +69,25 @@ static DENIALS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 #[btf_map]
 static SOCKETS: SkStorage<FlowValue> = SkStorage::new();
+/// Sockets that ask servers of names.
+#[btf_map]
+static ASKING: SkStorage<DnsSocket> = SkStorage::new();
 /// Sockets whose connection somebody else opened: their packets are answers.
 #[btf_map]
 static ACCEPTED: SkStorage<u32> = SkStorage::new();
 
 /// The rule for a destination. Whoever has no label is in the run's cgroup all the same.
 #[inline(always)]
-fn rule_of(label: u32, destination: &Address) -> Option<Rule> {
+fn rule_in(rules: &LpmTrie<RuleKey, Rule>, label: u32, destination: &Address) -> Option<Rule> {
     let mut key = RuleKey {
         label: if label == 0 { RUN_LABEL } else { label },
         port: destination.port,
         pad: 0,
         ip: destination.ip,
     };
-    let exact = RULES.get(Key::new(RuleKey::BITS, key)).copied();
+    let exact = rules.get(Key::new(RuleKey::BITS, key)).copied();
     key.port = 0;
-    let any = RULES.get(Key::new(RuleKey::BITS, key)).copied();
+    let any = rules.get(Key::new(RuleKey::BITS, key)).copied();
     choose(exact, any)
 }
 

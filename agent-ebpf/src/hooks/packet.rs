@@ -1,18 +1,34 @@
-//! The backstop: a packet leaves the host only if some other hook can have judged it.
+//! The backstop: a packet leaves the host only if some other hook can have judged it, and none opens a connection from
+//! outside unless a rule allows it.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_SYN_RECV};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_cgroup_id};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use interdict_ebpf::{
-    Address, DenialEvent, Hook, Identity, Packet, RUN_LABEL, Reason, RuleVerdict, packet_allowed,
+    Address, DenialEvent, HEARTBEAT_LIMIT_NS, Hook, Identity, Packet, RUN_LABEL, Reason, RuleVerdict,
+    inbound_allowed, packet_allowed,
 };
 
+use super::dns::note;
 use super::report::{denial, report};
-use super::{ACCEPTED, ALLOW, DENY, RESOLVERS, rule_of};
+use super::{ACCEPTED, ALLOW, DENY, INBOUND, RULES, STATE, rule_in};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+
+/// A question to a server of names stays on the loopback: written down whose it is.
+#[cgroup_skb(egress)]
+fn on_question(ctx: SkBuffContext) -> i32 {
+    // SAFETY: a field of the kernel's context, read with its own width.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    let stays = packet_allowed(&Packet {
+        interface,
+        ..Packet::default()
+    });
+    if !stays || note(&ctx) { ALLOW } else { DENY }
+}
 
 #[cgroup_skb(egress)]
 fn on_egress(ctx: SkBuffContext) -> i32 {
@@ -26,15 +42,16 @@ fn on_egress(ctx: SkBuffContext) -> i32 {
     }) {
         return ALLOW;
     }
-    let Some((protocol, destination)) = headers(&ctx) else {
+    let Some(Headers {
+        protocol,
+        destination,
+        ..
+    }) = headers(&ctx)
+    else {
         return drop_packet(skb, Address::default());
     };
     let packet = Packet {
         interface,
-        is_udp: protocol == UDP,
-        // SAFETY: the map holds plain numbers.
-        is_resolver: unsafe { RESOLVERS.get(destination) }.is_some(),
-        port: destination.port,
         is_answer: protocol == TCP && is_answer(skb),
         is_direct: (protocol == TCP || protocol == UDP) && is_direct(&destination),
     };
@@ -45,35 +62,99 @@ fn on_egress(ctx: SkBuffContext) -> i32 {
     }
 }
 
-/// Transport protocol and destination. At this hook the data starts with the IP header, and is not yet cut into
-/// fragments. IPv6 extension headers are not followed: then there is no port, and nothing that needs one is allowed.
+/// A packet for a socket that listens opens a connection. It is dropped: whoever sent it hears nothing.
+#[cgroup_skb(ingress)]
+fn on_ingress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the socket is checked before it is read.
+    let (interface, listens) = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        ((*skb).ifindex, !sk.is_null() && (*sk).state == BPF_TCP_LISTEN)
+    };
+    if !listens {
+        return ALLOW;
+    }
+    let Some(Headers {
+        source, destination, ..
+    }) = headers(&ctx)
+    else {
+        return DENY;
+    };
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let heartbeat_ns = STATE.get(0).map_or(0, |state| state.heartbeat_ns);
+    let reason = if now_ns.saturating_sub(heartbeat_ns) > HEARTBEAT_LIMIT_NS {
+        Reason::NoHeartbeat
+    } else {
+        let from = Address::v6(source.ip, destination.port);
+        if inbound_allowed(interface, rule_in(&INBOUND, RUN_LABEL, &from)) {
+            return ALLOW;
+        }
+        Reason::Inbound
+    };
+    let identity = Identity {
+        // SAFETY: the context is the kernel's.
+        cgroup: unsafe { bpf_skb_cgroup_id(skb) },
+        ..Identity::default()
+    };
+    report(&DenialEvent {
+        identity,
+        destination,
+        peer: source,
+        ..denial(Hook::Ingress, reason)
+    });
+    DENY
+}
+
+/// What a packet says of itself.
+pub(super) struct Headers {
+    pub(super) protocol: u8,
+    /// Ports are 0 for what is neither TCP nor UDP.
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    /// Where the transport's header begins.
+    pub(super) transport: usize,
+}
+
+/// Transport protocol and both ends. At these hooks the data starts with the IP header, and is not yet cut into
+/// fragments, or whole again. IPv6 extension headers are not followed: then there is no port, and nothing that needs one is allowed.
 #[inline(always)]
-fn headers(ctx: &SkBuffContext) -> Option<(u8, Address)> {
+pub(super) fn headers(ctx: &SkBuffContext) -> Option<Headers> {
     let first: u8 = ctx.load(0).ok()?;
     if first >> 4 == 4 {
-        let length = usize::from(first & 0xf) * 4;
+        let transport = usize::from(first & 0xf) * 4;
         let protocol: u8 = ctx.load(9).ok()?;
-        let port = port(ctx, protocol, length);
-        return Some((protocol, Address::v4(ctx.load(16).ok()?, port)));
+        let (from, to) = ports(ctx, protocol, transport);
+        return Some(Headers {
+            protocol,
+            source: Address::v4(ctx.load(12).ok()?, from),
+            destination: Address::v4(ctx.load(16).ok()?, to),
+            transport,
+        });
     }
     let protocol: u8 = ctx.load(6).ok()?;
-    let port = port(ctx, protocol, 40);
-    Some((protocol, Address::v6(ctx.load(24).ok()?, port)))
+    let (from, to) = ports(ctx, protocol, 40);
+    Some(Headers {
+        protocol,
+        source: Address::v6(ctx.load(8).ok()?, from),
+        destination: Address::v6(ctx.load(24).ok()?, to),
+        transport: 40,
+    })
 }
 
 #[inline(always)]
-fn port(ctx: &SkBuffContext, protocol: u8, start: usize) -> u16 {
-    if protocol == TCP || protocol == UDP {
-        ctx.load(start + 2).map_or(0, u16::from_be_bytes)
-    } else {
-        0
+fn ports(ctx: &SkBuffContext, protocol: u8, start: usize) -> (u16, u16) {
+    if protocol != TCP && protocol != UDP {
+        return (0, 0);
     }
+    let [a, b, c, d] = ctx.load(start).unwrap_or([0; 4]);
+    (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
 /// Who sends is not known here: the rules are the run's.
 #[inline(always)]
 fn is_direct(destination: &Address) -> bool {
-    rule_of(RUN_LABEL, destination)
+    rule_in(&RULES, RUN_LABEL, destination)
         .is_some_and(|rule| RuleVerdict::from_number(rule.verdict) == RuleVerdict::Direct)
 }
 

@@ -1,6 +1,6 @@
 //! The kernel's answer, as a pure function.
 
-use crate::abi::{Address, Listener, Rule};
+use crate::abi::{Address, DNS_RESOLVER_SLOTS, DNS_SLOTS, Listener, Rule};
 
 /// Without a heartbeat for this long (nanoseconds), nothing passes.
 pub const HEARTBEAT_LIMIT_NS: u64 = 3_000_000_000;
@@ -65,8 +65,8 @@ pub struct Question {
     pub listener: Option<Listener>,
     /// Any number: chooses among the agent's ports.
     pub spread: u32,
-    /// Whether the destination is one of the resolvers that the host is configured with.
-    pub is_resolver: bool,
+    /// Which of the resolvers that the host is configured with the destination is, where it is one.
+    pub resolver: Option<u8>,
     /// The rule for the destination, where there is one.
     pub rule: Option<Rule>,
 }
@@ -115,7 +115,7 @@ pub enum Reason {
     NoHeartbeat = 1,
     /// The agent has no listener in the socket's network namespace.
     NoListener = 2,
-    /// UDP is only allowed to the configured resolvers.
+    /// UDP carries questions to servers of names only.
     Udp = 3,
     /// The socket speaks neither TCP nor UDP.
     Protocol = 4,
@@ -129,6 +129,10 @@ pub enum Reason {
     Egress = 8,
     /// A rule of the kernel says so.
     Rule = 9,
+    /// One socket asks more servers at once than can be told apart.
+    DnsServers = 10,
+    /// Somebody outside connects to a governed process, and no rule allows it.
+    Inbound = 11,
 }
 
 impl Reason {
@@ -145,6 +149,8 @@ impl Reason {
             7 => Self::NoStorage,
             8 => Self::Egress,
             9 => Self::Rule,
+            10 => Self::DnsServers,
+            11 => Self::Inbound,
             _ => return None,
         })
     }
@@ -181,7 +187,7 @@ pub fn verdict(question: &Question) -> Verdict {
     match question.kind {
         Kind::Tcp | Kind::Udp if rule == Some(RuleVerdict::Deny) => Verdict::Deny(Reason::Rule),
         Kind::Tcp | Kind::Udp if rule == Some(RuleVerdict::Direct) => Verdict::Direct,
-        Kind::Udp if question.is_resolver && question.destination.port == DNS_PORT => Verdict::Direct,
+        Kind::Udp if question.destination.port == DNS_PORT => redirect_dns(question),
         Kind::Udp => Verdict::Deny(Reason::Udp),
         Kind::Other => Verdict::Deny(Reason::Protocol),
         Kind::Tcp => redirect(question),
@@ -215,6 +221,38 @@ fn redirect(question: &Question) -> Verdict {
     }
 }
 
+#[inline(always)]
+fn redirect_dns(question: &Question) -> Verdict {
+    let Some(listener) = question.listener else {
+        return Verdict::Deny(Reason::NoListener);
+    };
+    let first = if question.destination.is_v4_mapped() {
+        listener.v4_dns
+    } else {
+        listener.v6_dns
+    };
+    if first == 0 {
+        return Verdict::Deny(Reason::NoListener);
+    }
+    let port = first.wrapping_add(dns_slot(&question.destination, question.resolver));
+    Verdict::Redirect { port }
+}
+
+/// The slot of a server: the agent answers it from a port of its own, so that a socket that asks several is answered
+/// as by each. Resolvers have their own; all others share the rest, and two that meet there are told apart in time.
+#[must_use]
+#[inline(always)]
+pub fn dns_slot(server: &Address, resolver: Option<u8>) -> u16 {
+    match resolver {
+        Some(number) if (number as u16) < DNS_RESOLVER_SLOTS => number as u16,
+        _ => {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = server.ip;
+            let all = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h ^ i ^ j ^ k ^ l ^ m ^ n ^ o ^ p;
+            DNS_RESOLVER_SLOTS + (all as u16) % (DNS_SLOTS - DNS_RESOLVER_SLOTS)
+        }
+    }
+}
+
 /// The loopback interface: the first of every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK: u32 = 1;
 
@@ -223,12 +261,6 @@ const LOOPBACK: u32 = 1;
 pub struct Packet {
     /// The interface that it is about to leave by.
     pub interface: u32,
-    /// Whether it is UDP.
-    pub is_udp: bool,
-    /// Whether its destination is one of the resolvers that the host is configured with.
-    pub is_resolver: bool,
-    /// Its destination port, host order; 0 for none.
-    pub port: u16,
     /// Whether it belongs to a connection that the other side opened.
     pub is_answer: bool,
     /// Whether a rule lets its destination be reached as it is.
@@ -239,10 +271,16 @@ pub struct Packet {
 #[must_use]
 #[inline(always)]
 pub const fn packet_allowed(packet: &Packet) -> bool {
-    packet.interface == LOOPBACK
-        || packet.is_answer
-        || packet.is_direct
-        || (packet.is_udp && packet.is_resolver && packet.port == DNS_PORT)
+    packet.interface == LOOPBACK || packet.is_answer || packet.is_direct
+}
+
+/// Whether a packet that came by `interface` may open a connection to a governed process. Whoever is on this host may:
+/// what is asked of a governed server by another process here is seen where that process asks.
+#[must_use]
+#[inline(always)]
+pub fn inbound_allowed(interface: u32, rule: Option<Rule>) -> bool {
+    let allowed = |rule: Rule| matches!(RuleVerdict::from_number(rule.verdict), RuleVerdict::Direct);
+    interface == LOOPBACK || rule.is_some_and(allowed)
 }
 
 #[cfg(test)]

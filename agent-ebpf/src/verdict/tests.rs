@@ -5,9 +5,12 @@ use super::*;
 const V4: Address = Address::v4([10, 0, 0, 7], 5432);
 const V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 5432);
 const DNS: Address = Address::v4([10, 0, 0, 1], 53);
+const DNS6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8], 53);
 const BOTH: Option<Listener> = Some(Listener {
     v4_ports: [4000, 4001, 4002, 4003],
     v6_ports: [6000, 6001, 6002, 6003],
+    v4_dns: 4100,
+    v6_dns: 6100,
 });
 
 fn ask(kind: Kind, destination: Address) -> Question {
@@ -19,7 +22,7 @@ fn ask(kind: Kind, destination: Address) -> Question {
         now_ns,
         listener: BOTH,
         spread: 0,
-        is_resolver: false,
+        resolver: None,
         rule: None,
     }
 }
@@ -111,24 +114,40 @@ fn verdicts() {
         (just, Verdict::Redirect { port: 4000 }),
         (elsewhere, Verdict::Deny(NoListener)),
         (ask(Kind::Udp, V4), Verdict::Deny(Udp)),
-        (ask(Kind::Udp, DNS), Verdict::Deny(Udp)),
+        (ask(Kind::Udp, DNS), Verdict::Redirect { port: 4107 }),
+        (ask(Kind::Udp, DNS6), Verdict::Redirect { port: 6104 }),
         (
             Question {
-                is_resolver: true,
+                resolver: Some(1),
                 ..ask(Kind::Udp, DNS)
             },
-            Verdict::Direct,
+            Verdict::Redirect { port: 4101 },
         ),
         (
             Question {
-                is_resolver: true,
+                resolver: Some(1),
+                listener: None,
+                ..ask(Kind::Udp, DNS)
+            },
+            Verdict::Deny(NoListener),
+        ),
+        (
+            Question {
+                listener: only_v4,
+                ..ask(Kind::Udp, DNS)
+            },
+            Verdict::Deny(NoListener),
+        ),
+        (
+            Question {
+                resolver: Some(0),
                 ..ask(Kind::Udp, V4)
             },
             Verdict::Deny(Udp),
         ),
         (
             Question {
-                is_resolver: true,
+                resolver: Some(0),
                 heartbeat_ns: 0,
                 ..ask(Kind::Udp, DNS)
             },
@@ -136,7 +155,7 @@ fn verdicts() {
         ),
         (
             Question {
-                is_resolver: true,
+                resolver: Some(0),
                 ..ask(Kind::Tcp, DNS)
             },
             Verdict::Redirect { port: 4000 },
@@ -180,61 +199,60 @@ fn v4_mapped_is_ipv4() {
 
 #[test]
 fn little_leaves_the_host() {
-    let dns = Packet {
+    let here = Packet {
         interface: 4,
-        is_udp: true,
-        is_resolver: true,
-        port: 53,
-        is_answer: false,
-        is_direct: false,
+        ..Packet::default()
     };
     let table = [
-        (dns, true),
-        (Packet { port: 443, ..dns }, false),
+        (here, false),
         (
             Packet {
-                is_resolver: false,
-                ..dns
-            },
-            false,
-        ),
-        (Packet { is_udp: false, ..dns }, false),
-        (
-            Packet {
-                is_udp: false,
                 is_direct: true,
-                ..dns
+                ..here
             },
             true,
         ),
         (
             Packet {
-                is_udp: false,
                 is_answer: true,
-                ..dns
+                ..here
             },
             true,
         ),
-        (
-            Packet {
-                interface: 1,
-                ..Packet::default()
-            },
-            true,
-        ),
-        (
-            Packet {
-                interface: 2,
-                ..Packet::default()
-            },
-            false,
-        ),
+        (Packet { interface: 1, ..here }, true),
         // No interface is not the loopback.
         (Packet::default(), false),
     ];
     for (packet, expected) in table {
         assert_eq!(packet_allowed(&packet), expected, "{packet:?}");
     }
+}
+
+#[test]
+fn nobody_outside_connects_unless_allowed() {
+    let rule = |verdict| Some(Rule { verdict, bits: 128 });
+    assert!(inbound_allowed(1, None));
+    assert!(!inbound_allowed(2, None) && !inbound_allowed(0, None));
+    assert!(inbound_allowed(2, rule(RuleVerdict::Direct as u8)));
+    for other in [0, RuleVerdict::Redirect as u8, RuleVerdict::Deny as u8, 77] {
+        assert!(!inbound_allowed(2, rule(other)));
+    }
+}
+
+#[test]
+fn each_resolver_has_a_slot_and_the_others_share() {
+    for number in 0..4 {
+        assert_eq!(dns_slot(&DNS, Some(number)), u16::from(number));
+    }
+    for resolver in [None, Some(4), Some(255)] {
+        for last in 0..=255 {
+            let slot = dns_slot(&Address::v4([10, 0, 0, last], 53), resolver);
+            assert!((DNS_RESOLVER_SLOTS..DNS_SLOTS).contains(&slot));
+        }
+    }
+    let Some(both) = BOTH else { return };
+    assert!(both.has(4100) && both.has(4107) && both.has(6107));
+    assert!(!both.has(4099) && !both.has(4108) && !Listener::default().has(7));
 }
 
 #[test]

@@ -244,6 +244,11 @@ impl Meters {
                 |counters| counters.flows_full,
             ),
             number(
+                "interdict_kernel_datagrams_full_total",
+                "Questions for names that were dropped because too many waited to be read.",
+                |counters| counters.datagrams_full,
+            ),
+            number(
                 "interdict_kernel_denials_lost_total",
                 "Denials that could not be reported, because they came faster than they were read.",
                 |counters| counters.denials_lost,

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::audit::{AuditLog, Event};
 use crate::config::Config;
-use crate::connection::{Acceptor, Targets};
+use crate::connection::{Acceptor, DatagramListener, Targets};
 use crate::control::wire::Status;
 use crate::control::{ControlRooms, MetricSource, Server, directory};
 use crate::guard::{GuardError, GuardLink, Handed, Order};
@@ -22,10 +22,10 @@ use crate::task::{Task, spawn};
 use super::health::{self, Readiness};
 use super::metrics::{Meters, Readers};
 use super::reload::Reloading;
-use super::rooms::{Built, build};
+use super::rooms::{Built, build, host_dns};
 use super::rules;
 use super::run::{RunError, RunSpec, Signals};
-use super::serve::Serving;
+use super::serve::{Serving, names};
 use super::user::RunAs;
 
 /// How long the end of a run waits for sessions to end, and then for ClickHouse.
@@ -83,7 +83,7 @@ pub async fn proxy(spec: RunSpec, link: GuardLink, doors: Doors, domain: bool) -
     let built = build(&config, token.as_ref(), &name).await?;
     let rooms = &built.rooms;
     let audit = rooms.audit.clone();
-    let targets = Targets::resolve(&config.targets).await;
+    let targets = Targets::resolve(&config.targets, host_dns()).await;
     let serving = Arc::new(Serving::new(
         &config,
         Arc::clone(rooms),
@@ -148,6 +148,7 @@ pub async fn proxy(spec: RunSpec, link: GuardLink, doors: Doors, domain: bool) -
     };
     ending.send_replace(());
     finish(draining).await;
+    serving.close().await;
     record_end(rooms, status).await?;
     audit.close().await;
     link.done()?;
@@ -180,6 +181,7 @@ fn accept(
         attached: _,
         netns,
         listeners,
+        names: for_names,
         denials,
         orders,
     } = handed;
@@ -192,6 +194,18 @@ fn accept(
         let acceptor = Acceptor::new(listener, address, netns, link.flows());
         let told = ending.subscribe();
         draining.push(spawn("accept", Arc::clone(serving).serve(acceptor, told)));
+    }
+    for (socket, address) in for_names {
+        let socket = tokio::net::UdpSocket::from_std(socket).map_err(|source| RunError::System {
+            what: "the socket for names cannot be used",
+            source,
+        })?;
+        let listener = DatagramListener::new(socket, address, netns, link.datagrams());
+        let (serving, told) = (Arc::clone(serving), ending.subscribe());
+        draining.push(spawn(
+            "names",
+            names(move || Arc::clone(&serving), listener, told),
+        ));
     }
     let run = serving.run();
     draining.push(spawn(

@@ -1,13 +1,14 @@
 //! Building the rooms from a configuration.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::approval::{Broker, BrokerError};
 use crate::audit::{AuditError, AuditLog};
 use crate::config::Config;
+use crate::connection::HostDns;
 use crate::connection::tls::{Authority, Rotated, TlsError, rotate};
 use crate::identity::{Binding, IdentityError, Issuers, TokenSource};
 use crate::inventory::InventoryError;
@@ -179,15 +180,54 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The resolvers that the host is configured with (resolv.conf(5)).
-pub(super) fn resolvers() -> Vec<SocketAddr> {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let server = |line: &str| {
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// How the host finds names.
+pub(super) fn host_dns() -> HostDns {
+    parse_resolv_conf(&fs::read_to_string(RESOLV_CONF).unwrap_or_default())
+}
+
+/// Servers and search domains of resolv.conf(5); without a server it is this host, and the last list of domains counts.
+fn parse_resolv_conf(text: &str) -> HostDns {
+    let mut host = HostDns::default();
+    for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok())?
-    };
-    text.lines()
-        .filter_map(server)
-        .map(|ip| SocketAddr::new(ip, 53))
-        .collect()
+        match words.next() {
+            Some("nameserver") => {
+                let ip: Option<IpAddr> = words.next().and_then(|word| word.parse().ok());
+                host.servers
+                    .extend(ip.map(|ip| SocketAddr::new(ip.to_canonical(), 53)));
+            }
+            Some("search" | "domain") => {
+                let plain = |word: &str| word.trim_matches('.').to_ascii_lowercase();
+                host.search = words.map(plain).filter(|domain| !domain.is_empty()).collect();
+            }
+            _ => {}
+        }
+    }
+    if host.servers.is_empty() {
+        host.servers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 53))];
+    }
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_read_as_programs_read_it() {
+        let host = parse_resolv_conf(
+            "# a comment\nnameserver 127.0.0.53\nnameserver 2001:db8::1 \nnameserver nonsense\nnameserver\n\
+             domain old.example\nsearch Corp.Example. .\n; options\noptions edns0 trust-ad\n",
+        );
+        let servers: Vec<String> = host.servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["127.0.0.53:53", "[2001:db8::1]:53"]);
+        assert_eq!(host.search, ["corp.example"]);
+        let none = parse_resolv_conf("");
+        assert_eq!(
+            none.servers.first().map(ToString::to_string).as_deref(),
+            Some("127.0.0.1:53")
+        );
+    }
 }

@@ -18,7 +18,7 @@ pub(super) fn load(
     if networks.is_empty() {
         return table.replace(&[], &[]);
     }
-    table.replace(networks, &targets.addresses())
+    table.replace(networks, &targets.governed())
 }
 
 /// Loads them again whenever a name of a target means something else.

@@ -23,7 +23,7 @@ use super::agent_user::{AgentUser, AgentUserError, agent_user};
 use super::descriptors;
 use super::environment;
 use super::health;
-use super::rooms::{BuildError, resolvers};
+use super::rooms::{BuildError, host_dns};
 use super::user::RunAs;
 
 /// The subcommand of the proxy.
@@ -247,7 +247,8 @@ async fn abandon(guard: Guard, cgroup: RunCgroup, launched: &Launched) {
 }
 
 fn attach(cgroup: &RunCgroup, config: &Config) -> Result<Guard, GuardError> {
-    let mut guard = Guard::attach(cgroup, &resolvers())?;
+    let mut guard = Guard::attach(cgroup, &host_dns().servers)?;
+    guard.allow_inbound(&config.inbound)?;
     guard.allow_unix(&config.unix.allow)?;
     for (feature, lost) in &guard.features().missing {
         tracing::warn!(feature, lost, "this kernel lacks a feature");

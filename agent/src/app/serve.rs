@@ -9,11 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::audit::Event;
 use crate::config::{Config, TargetConfig, UpstreamTls};
 use crate::connection::tls::{Authority, SubjectName, TlsError, UpstreamVerifier};
-use crate::connection::{Accepted, Acceptor, Connection, Targets, reset};
+use crate::connection::{Accepted, Acceptor, Connection, DatagramListener, Targets, reset};
 use crate::credential::Credential;
 use crate::inventory::{self, Inventory};
 use crate::model::{Protocol, RunId, TargetName};
-use crate::protocol::{http, llm, mcp, opaque, postgres};
+use crate::protocol::{dns, http, llm, mcp, opaque, postgres};
 use crate::session::{Ledger, Rooms};
 use crate::task::Tasks;
 
@@ -31,7 +31,17 @@ pub(super) struct Serving {
     http: HashMap<TargetName, Arc<http::Legs>>,
     /// Sessions at the same time; beyond it the process waits to be accepted.
     room: Arc<Semaphore>,
+    resolver: dns::Resolver,
 }
+
+/// Questions for names that one socket of the agent answers at the same time; beyond it they wait in the kernel.
+const MAX_QUESTIONS: usize = 64;
+
+/// Between two looks for sessions of names that are idle.
+const TIDY: Duration = Duration::from_secs(15);
+
+/// The port of servers of names (RFC 1035, 4.2).
+const DNS_PORT: u16 = 53;
 
 impl Serving {
     /// Prepares every configured target.
@@ -81,13 +91,15 @@ impl Serving {
                     }
                     None => llm::ModelApi::default(),
                 })),
-                Protocol::Http | Protocol::Postgres | Protocol::Opaque => one,
+                Protocol::Http | Protocol::Postgres | Protocol::Dns | Protocol::Opaque => one,
             };
             http.insert(target.target.name.clone(), Arc::new(one));
         }
+        let resolver = dns::Resolver::new(Arc::clone(&rooms), Arc::clone(&targets), config.dns.clone());
         Ok(Self {
             rooms,
             targets,
+            resolver,
             postgres: legs,
             http,
             room: Arc::new(Semaphore::new(descriptors::sessions())),
@@ -137,6 +149,11 @@ impl Serving {
         (acceptor.next().await, room)
     }
 
+    /// Ends what stays open between questions.
+    pub(super) async fn close(&self) {
+        self.resolver.tidy(true).await;
+    }
+
     /// Somebody on this host connected to the agent itself.
     pub(super) async fn record_strangers(&self, count: u64) {
         let event = Event::ConnectionRefused {
@@ -153,7 +170,10 @@ impl Serving {
     pub(super) async fn session(&self, connection: Connection) {
         let target = self.targets.find(connection.original);
         let rooms = Arc::clone(&self.rooms);
+        let names = !target.target.configured && connection.original.0.port() == DNS_PORT;
         match target.target.protocol {
+            Protocol::Dns => Box::pin(self.resolver.stream(connection)).await,
+            Protocol::Opaque if names => Box::pin(self.resolver.stream(connection)).await,
             Protocol::Opaque => Box::pin(opaque::serve(connection, rooms, target)).await,
             Protocol::Http | Protocol::Mcp | Protocol::Llm => match self.http.get(&target.target.name) {
                 Some(legs) => {
@@ -169,6 +189,29 @@ impl Serving {
                 }
                 None => reset(connection.stream),
             },
+        }
+    }
+}
+
+/// Answers questions for names that come to `listener`, with what there is to serve with when they come, until it is `ending`.
+pub(super) async fn names<E: Send + Sync>(
+    serving: impl Fn() -> Arc<Serving> + Send,
+    listener: DatagramListener,
+    mut ending: watch::Receiver<E>,
+) {
+    let mut questions = Tasks::default();
+    let mut tidy = tokio::time::interval(TIDY);
+    loop {
+        tokio::select! {
+            biased;
+            question = listener.next(), if questions.len() < MAX_QUESTIONS => {
+                let serving = serving();
+                questions.spawn("name", async move { serving.resolver.datagram(question).await });
+            }
+            _ = questions.next(), if !questions.is_empty() => {}
+            _ = tidy.tick() => serving().resolver.tidy(false).await,
+            // Who asked has ended, or asks the next agent: nobody waits for an answer.
+            _ = ending.changed() => return,
         }
     }
 }

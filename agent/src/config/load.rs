@@ -94,6 +94,8 @@ pub fn defaults() -> Config {
         network: Vec::new(),
         workload: Vec::new(),
         kubernetes: None,
+        inbound: None,
+        dns: None,
         audit: None,
         approval: None,
         masking: None,
@@ -220,6 +222,8 @@ impl Reader<'_> {
             network,
             workload,
             kubernetes,
+            inbound,
+            dns,
             audit,
             approval,
             masking,
@@ -244,6 +248,8 @@ impl Reader<'_> {
             networks,
             workloads,
             kubernetes,
+            inbound: self.inbound(inbound.unwrap_or_default()),
+            dns: self.dns(&dns.unwrap_or_default()),
             audit: self.audit(audit.unwrap_or_default(), &state_dir),
             approval: self.approval(&approval.unwrap_or_default()),
             masking: self.masking(masking.unwrap_or_default()),
@@ -355,6 +361,7 @@ impl Reader<'_> {
                 Some(80)
             }
             Some(Protocol::Http | Protocol::Mcp | Protocol::Llm) | None => Some(443),
+            Some(Protocol::Dns) => Some(53),
             Some(Protocol::Opaque) => None,
         };
         if addresses.get_ref().is_empty() {
@@ -456,13 +463,16 @@ impl Reader<'_> {
             server_name: server_name.map(Spanned::into_inner),
         };
         match (tls.map(Spanned::get_ref).map(String::as_str), protocol) {
-            (None, Protocol::Opaque) => UpstreamTls::Disabled,
+            (None, Protocol::Opaque | Protocol::Dns) => UpstreamTls::Disabled,
             (None | Some("verify"), _) => verify(self),
             (Some("disabled"), _) => {
                 let loopback = |a: &TargetAddress| {
                     a.host == "localhost" || a.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
                 };
-                if !addresses.iter().all(loopback) && secret && protocol != Protocol::Opaque {
+                if !addresses.iter().all(loopback)
+                    && secret
+                    && !matches!(protocol, Protocol::Opaque | Protocol::Dns)
+                {
                     let what = "tls = \"disabled\" would send the real credential in the clear: it is accepted for loopback addresses only";
                     self.wrong(tls.map_or(0..0, Spanned::span), what);
                 }
@@ -699,9 +709,10 @@ fn protocol_of(text: &str) -> Result<Protocol, String> {
         "http" => Ok(Protocol::Http),
         "mcp" => Ok(Protocol::Mcp),
         "llm" => Ok(Protocol::Llm),
+        "dns" => Ok(Protocol::Dns),
         "opaque" => Ok(Protocol::Opaque),
         other => Err(format!(
-            "{other:?} is no protocol that is known: write \"postgres\", \"http\", \"mcp\", \"llm\" or \"opaque\""
+            "{other:?} is no protocol that is known: write \"postgres\", \"http\", \"mcp\", \"llm\", \"dns\" or \"opaque\""
         )),
     }
 }

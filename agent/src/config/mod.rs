@@ -7,6 +7,7 @@ mod issuers;
 mod load;
 #[cfg(test)]
 mod mistakes_tests;
+mod network;
 mod origin;
 mod place;
 mod raw;
@@ -31,9 +32,9 @@ pub use telemetry::{Listen, TelemetryConfig};
 pub use tools::{ChangedTools, NewTools, ToolRules};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,
-    CredentialPlace, HttpSettings, IssuerConfig, KeySource, MaskingConfig, Mode, NetworkRule, NetworkVerdict,
-    Pinned, SecretSourceConfig, TargetAddress, TargetConfig, UnixConfig, UpstreamSettings, UpstreamTls,
-    WhenFull,
+    CredentialPlace, DnsConfig, HttpSettings, InboundRule, IssuerConfig, KeySource, MaskingConfig, Mode,
+    NetworkRule, NetworkVerdict, Pinned, SecretSourceConfig, TargetAddress, TargetConfig, UnixConfig,
+    UpstreamSettings, UpstreamTls, WhenFull,
 };
 pub use unix::DAEMONS;
 pub use value::fetchable;

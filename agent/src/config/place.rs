@@ -47,11 +47,11 @@ pub(super) fn credential_place<'t>(
             "say where the target expects it: as = \"bearer\", \"basic\", \"header\", \"query\" or \"sigv4\""
                 .into(),
         )),
-        (Protocol::Postgres | Protocol::Opaque, Some(word)) => Err((
+        (Protocol::Postgres | Protocol::Dns | Protocol::Opaque, Some(word)) => Err((
             Some(word),
             "`as` belongs to protocol = \"http\": remove it".into(),
         )),
-        (Protocol::Postgres | Protocol::Opaque, None) => match (user, name) {
+        (Protocol::Postgres | Protocol::Dns | Protocol::Opaque, None) => match (user, name) {
             (None, _) => Err((None, "the user is missing: write user = \"…\"".into())),
             (_, Some(name)) => Err((
                 Some(name),

@@ -27,6 +27,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub workload: Vec<RawWorkload>,
     pub kubernetes: Option<RawKubernetes>,
+    pub inbound: Option<RawInbound>,
+    pub dns: Option<RawDns>,
     pub audit: Option<RawAudit>,
     pub approval: Option<RawApproval>,
     pub masking: Option<RawMasking>,
@@ -57,6 +59,31 @@ pub(super) struct RawNetwork {
     pub prefix: Text,
     pub ports: Option<Spanned<Vec<u16>>>,
     pub verdict: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInbound {
+    #[serde(default)]
+    pub allow: Vec<RawAllow>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAllow {
+    pub from: Spanned<Vec<Text>>,
+    pub ports: Option<Spanned<Vec<u16>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDns {
+    pub types: Option<Spanned<Vec<Text>>>,
+    pub max_name: Option<Spanned<usize>>,
+    pub max_label: Option<Spanned<usize>>,
+    pub max_entropy: Option<Spanned<u32>>,
+    pub names_per_domain: Option<Spanned<usize>>,
+    pub per_second: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -64,7 +64,7 @@ fn defaults_are_those_that_hold() {
             text.push_str(&format!("{} = {value}\n", key.name));
         }
     }
-    for table in ["audit", "approval", "masking", "limits", "unix"] {
+    for table in ["audit", "approval", "masking", "limits", "unix", "dns"] {
         text.push_str(&format!("[{table}]\n"));
         for key in keys_of(table) {
             if let Need::Default(value) = key.need {

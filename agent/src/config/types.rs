@@ -35,6 +35,10 @@ pub struct Config {
     pub workloads: Vec<WorkloadConfig>,
     /// Where pods are asked for; there whenever a workload selects pods.
     pub kubernetes: Option<KubernetesConfig>,
+    /// Who may connect to governed processes from outside.
+    pub inbound: Vec<InboundRule>,
+    /// Questions to servers of names.
+    pub dns: DnsConfig,
     /// Records.
     pub audit: AuditConfig,
     /// Approvals.
@@ -86,6 +90,34 @@ pub struct NetworkRule {
     pub port: Option<u16>,
     /// What is done.
     pub verdict: NetworkVerdict,
+}
+
+/// Who may connect to governed processes from outside; whoever is on this host always may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboundRule {
+    /// The network of the other side; no bit beyond the prefix is set.
+    pub ip: std::net::IpAddr,
+    /// The length of its prefix.
+    pub bits: u8,
+    /// The process's port; `None` for any.
+    pub port: Option<u16>,
+}
+
+/// Questions to servers of names, beside what policies say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Types of records that may be asked for, of those that the agent can carry.
+    pub types: Vec<String>,
+    /// Longest name, in bytes as written.
+    pub max_name: usize,
+    /// Longest part between dots.
+    pub max_label: usize,
+    /// Bits of entropy a character, in hundredths, that a part of 20 characters or more may have.
+    pub max_entropy: u32,
+    /// Different names under one domain (of at least two parts) within a minute.
+    pub names_per_domain: usize,
+    /// Questions of a run within a second.
+    pub per_second: u32,
 }
 
 /// An OIDC issuer.

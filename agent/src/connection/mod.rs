@@ -1,12 +1,14 @@
 //! From an accepted socket to a connection with a process and a target; TLS; dialling.
 
 mod accept;
+mod datagram;
 mod dial;
 mod stream;
 mod targets;
 pub mod tls;
 
 pub use accept::{Accepted, Acceptor, Connection, reset};
+pub use datagram::{DatagramListener, Question};
 pub use dial::{DialError, dial, dial_from};
 pub use stream::Stream;
-pub use targets::Targets;
+pub use targets::{HostDns, Targets};

@@ -23,6 +23,7 @@ enum Point {
     SockCreate,
     SockOps,
     Egress,
+    Ingress,
     Tracepoint(&'static str),
 }
 
@@ -54,10 +55,10 @@ const fn optional(name: &'static str, point: Point, without: &'static str) -> Ho
     }
 }
 
-use Point::{Address, Egress, SockCreate, Tracepoint};
+use Point::{Address, Egress, Ingress, SockCreate, Tracepoint};
 
 /// Every program, in the order in which they are attached.
-pub(super) const HOOKS: [Hook; 13] = [
+pub(super) const HOOKS: [Hook; 17] = [
     required(
         "on_connect4",
         Address,
@@ -77,6 +78,16 @@ pub(super) const HOOKS: [Hook; 13] = [
         "on_sendmsg6",
         Address,
         "IPv6 datagrams go where the process wants",
+    ),
+    required(
+        "on_recvmsg4",
+        Address,
+        "answers to questions for names come from the agent, and programs drop them",
+    ),
+    required(
+        "on_recvmsg6",
+        Address,
+        "answers to questions for names come from the agent, and programs drop them",
     ),
     required("on_bind4", Address, "the process can take the agent's ports"),
     required("on_bind6", Address, "the process can take the agent's ports"),
@@ -100,10 +111,20 @@ pub(super) const HOOKS: [Hook; 13] = [
         Point::SockOps,
         "the agent does not know what a connection was meant for",
     ),
+    required(
+        "on_question",
+        Egress,
+        "the agent does not know whose question for a name a datagram is: no name is resolved",
+    ),
     optional(
         "on_egress",
         Egress,
         "packets are not looked at: source routes and routing headers lead past the agent",
+    ),
+    required(
+        "on_ingress",
+        Ingress,
+        "whoever is outside can connect to the process, and be answered",
     ),
     optional(
         "on_fork",
@@ -121,14 +142,14 @@ impl Hook {
     /// Whether it is attached to a cgroup; else it sees the whole host, and goes with the agent.
     pub(super) const fn is_of_cgroup(&self) -> bool {
         match self.point {
-            Address | SockCreate | Point::SockOps | Egress => true,
+            Address | SockCreate | Point::SockOps | Egress | Ingress => true,
             Tracepoint(_) => false,
         }
     }
 
     /// Whether it only looks at packets of what other hooks have judged.
-    pub(super) const fn is_backstop(&self) -> bool {
-        matches!(self.point, Egress)
+    pub(super) fn is_backstop(&self) -> bool {
+        self.name == "on_egress"
     }
 
     /// Loads the program and attaches it; pinned where there is a place for it, else for as long as `hooks` lives.
@@ -151,7 +172,7 @@ impl Hook {
             Address => program::<CgroupSockAddr>(hooks, name)?.load().map_err(failed),
             SockCreate => program::<CgroupSock>(hooks, name)?.load().map_err(failed),
             Point::SockOps => program::<SockOps>(hooks, name)?.load().map_err(failed),
-            Egress => program::<CgroupSkb>(hooks, name)?.load().map_err(failed),
+            Egress | Ingress => program::<CgroupSkb>(hooks, name)?.load().map_err(failed),
             Tracepoint(event) => {
                 let btf = types.btf.as_ref().ok_or_else(|| GuardError::Hook {
                     hook: name,
@@ -188,11 +209,14 @@ impl Hook {
                 let id = hook.attach(at, mode).map_err(failed)?;
                 keep(pin, name, || hook.take_link(id).map(TryInto::try_into))
             }
-            Egress => {
+            Egress | Ingress => {
                 let hook: &mut CgroupSkb = program(hooks, name)?;
-                let id = hook
-                    .attach(at, CgroupSkbAttachType::Egress, mode)
-                    .map_err(failed)?;
+                let way = if matches!(self.point, Ingress) {
+                    CgroupSkbAttachType::Ingress
+                } else {
+                    CgroupSkbAttachType::Egress
+                };
+                let id = hook.attach(at, way, mode).map_err(failed)?;
                 keep(pin, name, || hook.take_link(id).map(TryInto::try_into))
             }
             // Of no cgroup: it goes with the agent, and labels with it.

@@ -16,7 +16,7 @@ use crate::model::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst};
 use super::counters::{CounterReader, Counters};
 use super::denials::{Denial, Denials};
 use super::error::GuardError;
-use super::flow::{Flow, FlowSource};
+use super::flow::{DatagramSource, Flow, FlowSource};
 use super::link::{Answer, Ask, Link, LinkError, MAX_ADDRESSES, Said, Told};
 use super::rules::RuleTable;
 
@@ -108,7 +108,19 @@ fn unlike(answer: Answer) -> GuardError {
 
 impl FlowSource for Caller {
     fn take(&self, key: &FlowKey, accepted: BorrowedFd<'_>) -> Option<Flow> {
-        match self.ask(&Ask::Flow { peer: key.peer.0 }, &[accepted]) {
+        self.flow(&Ask::Flow { peer: key.peer.0 }, accepted)
+    }
+}
+
+impl DatagramSource for Caller {
+    fn take(&self, key: &FlowKey, id: u16, socket: BorrowedFd<'_>) -> Option<Flow> {
+        self.flow(&Ask::Datagram { peer: key.peer.0, id }, socket)
+    }
+}
+
+impl Caller {
+    fn flow(&self, ask: &Ask, socket: BorrowedFd<'_>) -> Option<Flow> {
+        match self.ask(ask, &[socket]) {
             Ok((Answer::Flow { original, process }, _)) => Some(Flow {
                 original: OriginalDst(original),
                 process: (*process).into(),
@@ -140,6 +152,8 @@ pub struct Handed {
     pub netns: NetnsCookie,
     /// The listeners.
     pub listeners: Vec<(std::net::TcpListener, ListenerAddr)>,
+    /// The sockets for questions for names.
+    pub names: Vec<(std::net::UdpSocket, ListenerAddr)>,
     /// What is denied.
     pub denials: Denials,
     /// What it wants.
@@ -191,6 +205,12 @@ impl GuardLink {
     /// Where flows come from.
     #[must_use]
     pub fn flows(&self) -> Arc<dyn FlowSource> {
+        Arc::new(self.calls.clone())
+    }
+
+    /// Where questions for names come from.
+    #[must_use]
+    pub fn datagrams(&self) -> Arc<dyn DatagramSource> {
         Arc::new(self.calls.clone())
     }
 
@@ -275,20 +295,26 @@ fn listen(link: &Link, first: oneshot::Sender<Handed>) {
             attached,
             netns,
             listeners,
+            names,
         },
-        sockets,
+        mut sockets,
     )) = link.receive::<Told>(super::link::MAX_LISTENERS)
     else {
         return;
     };
-    if sockets.len() != listeners.len() {
+    if sockets.len() != listeners.len() + names.len() {
         return;
     }
+    let for_names = sockets
+        .split_off(listeners.len())
+        .into_iter()
+        .map(std::net::UdpSocket::from);
     let sockets = sockets.into_iter().map(std::net::TcpListener::from);
     let handed = Handed {
         attached,
         netns: NetnsCookie(netns),
         listeners: sockets.zip(listeners.into_iter().map(ListenerAddr)).collect(),
+        names: for_names.zip(names.into_iter().map(ListenerAddr)).collect(),
         denials: Denials::told(denials, Arc::clone(&lost)),
         orders,
     };

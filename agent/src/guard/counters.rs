@@ -18,6 +18,8 @@ pub struct Counters {
     pub flows_full: u64,
     /// Connections that were redirected.
     pub redirected: u64,
+    /// Questions to servers of names that were dropped because too many waited to be read.
+    pub datagrams_full: u64,
 }
 
 /// The kernel's counters, one for each processor.
@@ -41,6 +43,7 @@ impl CounterMap {
             denials_lost: self.read(Counter::DenialsLost)?,
             flows_full: self.read(Counter::FlowsFull)?,
             redirected: self.read(Counter::Redirected)?,
+            datagrams_full: self.read(Counter::DatagramsFull)?,
         })
     }
 }

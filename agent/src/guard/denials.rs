@@ -177,6 +177,7 @@ fn read(bytes: &[u8]) -> Option<Denial> {
         n if n == Hook::SockCreate as u8 => "sock_create",
         n if n == Hook::Bind as u8 => "bind",
         n if n == Hook::Egress as u8 => "egress",
+        n if n == Hook::Ingress as u8 => "ingress",
         _ => "sock_ops",
     };
     let original = (event.destination.ip != [0; 16]).then(|| OriginalDst(socket_address(&event.destination)));
@@ -192,7 +193,7 @@ fn reason(event: &DenialEvent) -> String {
     match Reason::from_number(event.reason) {
         Some(Reason::NoHeartbeat) => "the agent was not alive".into(),
         Some(Reason::NoListener) => NO_LISTENER.into(),
-        Some(Reason::Udp) => "UDP goes to the configured resolvers only".into(),
+        Some(Reason::Udp) => "UDP carries questions to servers of names (port 53) only".into(),
         Some(Reason::Protocol) => {
             format!(
                 "a socket of type {} and protocol {} cannot be governed",
@@ -203,6 +204,11 @@ fn reason(event: &DenialEvent) -> String {
         Some(Reason::AgentPort) => "the port is the agent's".into(),
         Some(Reason::Egress) => "the packet would have left the host past the agent".into(),
         Some(Reason::Rule) => "a [[network]] of the configuration denies it".into(),
+        Some(Reason::DnsServers) => "one socket asked more servers at once than can be told apart".into(),
+        Some(Reason::Inbound) => {
+            let from = socket_address(&event.peer).ip();
+            format!("{from} connected from outside, and [inbound] does not allow it")
+        }
         Some(Reason::NoStorage) => "the kernel had no memory for the socket".into(),
         None => format!("reason {}", event.reason),
     }
@@ -224,11 +230,17 @@ fn parse(bytes: &[u8]) -> Option<DenialEvent> {
         port: fields.u16()?,
         pad: fields.array()?,
     };
+    let peer = interdict_ebpf::Address {
+        ip: fields.array()?,
+        port: fields.u16()?,
+        pad: fields.array()?,
+    };
     let [hook, reason] = fields.array()?;
     let pad = fields.array()?;
     Some(DenialEvent {
         identity,
         destination,
+        peer,
         hook,
         reason,
         pad,

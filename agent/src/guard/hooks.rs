@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap as KernelMap, MapData, RingBuf};
 use aya::{Ebpf, EbpfLoader};
-use interdict_ebpf::{Listener, State};
+use interdict_ebpf::{Listener, Rule, RuleKey, State};
 
+use crate::config::InboundRule;
 use crate::model::{ListenerAddr, NetnsCookie};
 use crate::task::Task;
 
@@ -16,16 +18,17 @@ use super::attach::{HOOKS, HookState};
 use super::btf::Types;
 use super::cgroup::RunCgroup;
 use super::counters::{CounterMap, CounterReader, Counters};
+use super::datagrams::{self, DatagramTable};
 use super::denials::Denials;
 use super::error::GuardError;
-use super::flow::FlowSource;
+use super::flow::{DatagramSource, FlowSource};
 use super::heartbeat;
 use super::listeners::Listeners;
 use super::lsm::{self, Lsm, LsmDenials};
 use super::object::OBJECT;
 use super::pins::Pins;
 use super::process::kernel_address;
-use super::rules::RuleTable;
+use super::rules::{self, RuleTable};
 use super::supervise::{self, Tell};
 use super::table::{FlowTable, sweep};
 
@@ -80,7 +83,7 @@ struct Open {
     lsm: &'static [&'static str],
 }
 
-const OPEN: [Open; 5] = [
+const OPEN: [Open; 3] = [
     Open {
         what: "it can talk to a local daemon over a Unix socket that is not hidden from it",
         closes: "boot with bpf in the kernel's list of LSMs, or name the socket in `hide` of [unix] (those of the usual daemons are hidden already)",
@@ -90,16 +93,6 @@ const OPEN: [Open; 5] = [
         what: "it can use a connected socket that an ungoverned process hands to it",
         closes: "boot with bpf in the kernel's list of LSMs, or give it a user of its own, whom no free process serves",
         lsm: &["on_file_receive"],
-    },
-    Open {
-        what: "its DNS questions reach the configured resolvers unread, so data can leave in names",
-        closes: "watch the resolver's log for long names",
-        lsm: &[],
-    },
-    Open {
-        what: "it can be connected to from outside, and answer on such a connection",
-        closes: "let a packet filter refuse connections to its ports",
-        lsm: &[],
     },
     Open {
         what: "as root it can change what free processes do (cron, units of systemd, libraries that they load)",
@@ -136,10 +129,12 @@ pub struct Guard {
     pins: Pins,
     _heartbeat: Task<()>,
     pulse: Arc<AtomicU64>,
-    _sweep: Task<()>,
+    _sweeps: [Task<()>; 2],
     counters: Arc<CounterMap>,
     labels: KernelMap<MapData, u32, u32>,
     flows: Arc<FlowTable>,
+    datagrams: Arc<DatagramTable>,
+    inbound: LpmTrie<MapData, RuleKey, Rule>,
     denials: Option<Denials>,
     tell: Tell,
     rules: Option<RuleTable>,
@@ -158,8 +153,8 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
-    /// Loads the hooks, opens the listeners, attaches everything to `cgroup` and starts the heartbeat. UDP port 53 of
-    /// `resolvers` stays reachable.
+    /// Loads the hooks, opens the listeners, attaches everything to `cgroup` and starts the heartbeat.
+    /// Of questions to servers of names, each of the first four `resolvers` has a port of its own.
     ///
     /// # Errors
     /// Where anything that the guard depends on is refused by the kernel: then nothing must be started in the cgroup.
@@ -175,14 +170,16 @@ impl Guard {
         map.insert(listeners.netns.0, listeners.entry(), 0)
             .map_err(|e| map_error("LISTENERS", &e))?;
         let mut map: KernelMap<_, interdict_ebpf::Address, u8> = take(&mut hooks, "RESOLVERS")?;
-        for resolver in resolvers {
-            map.insert(kernel_address(*resolver), 1, 0)
+        for (number, resolver) in (0..16).zip(resolvers) {
+            map.insert(kernel_address(*resolver), number, 0)
                 .map_err(|e| map_error("RESOLVERS", &e))?;
         }
         let labels = take(&mut hooks, "LABELS")?;
         let rules = Some(RuleTable::new(take(&mut hooks, "RULES")?));
         let counters = Arc::new(CounterMap::new(take(&mut hooks, "COUNTERS")?));
         let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
+        let datagrams = Arc::new(DatagramTable::new(take(&mut hooks, "DATAGRAMS")?));
+        let inbound = take(&mut hooks, "INBOUND")?;
         let ring: RingBuf<MapData> = take(&mut hooks, "DENIALS")?;
         let (tell, stopped) = supervise::channel();
         let pins = Pins::create(cgroup.name())?;
@@ -209,7 +206,10 @@ impl Guard {
         let state: Array<_, State> = take(&mut hooks, "STATE")?;
         let pulse = heartbeat::alone();
         let heartbeat = crate::task::spawn("heartbeat", heartbeat::beat(state, Arc::clone(&pulse)));
-        let sweep = crate::task::spawn("sweep flows", sweep(Arc::clone(&flows)));
+        let sweeps = [
+            crate::task::spawn("sweep flows", sweep(Arc::clone(&flows))),
+            crate::task::spawn("sweep datagrams", datagrams::sweep(Arc::clone(&datagrams))),
+        ];
         let netns = listeners.netns;
         Ok(Self {
             hooks,
@@ -217,10 +217,12 @@ impl Guard {
             pins,
             _heartbeat: heartbeat,
             pulse,
-            _sweep: sweep,
+            _sweeps: sweeps,
             counters,
             labels,
             flows,
+            datagrams,
+            inbound,
             denials: Some(denials),
             tell,
             rules,
@@ -232,7 +234,24 @@ impl Guard {
 
     /// The listeners, once.
     pub fn take_listeners(&mut self) -> Vec<(std::net::TcpListener, ListenerAddr)> {
-        self.listeners.take().map(|l| l.sockets).unwrap_or_default()
+        let listeners = self.listeners.as_mut();
+        listeners
+            .map(|l| std::mem::take(&mut l.sockets))
+            .unwrap_or_default()
+    }
+
+    /// The sockets for questions to servers of names, once.
+    pub fn take_dns(&mut self) -> Vec<(std::net::UdpSocket, ListenerAddr)> {
+        let listeners = self.listeners.as_mut();
+        listeners.map(|l| std::mem::take(&mut l.dns)).unwrap_or_default()
+    }
+
+    /// Lets somebody outside connect to governed processes.
+    ///
+    /// # Errors
+    /// Where the kernel's table is full.
+    pub fn allow_inbound(&mut self, rules: &[InboundRule]) -> Result<(), GuardError> {
+        rules::allow_inbound(&mut self.inbound, rules)
     }
 
     /// The namespace that the listeners live in.
@@ -270,6 +289,16 @@ impl Guard {
     #[must_use]
     pub fn flows(&self) -> Arc<dyn FlowSource> {
         Arc::clone(&self.flows) as Arc<dyn FlowSource>
+    }
+
+    pub(super) fn datagram_table(&self) -> Arc<DatagramTable> {
+        Arc::clone(&self.datagrams)
+    }
+
+    /// The table of questions to servers of names.
+    #[must_use]
+    pub fn datagrams(&self) -> Arc<dyn DatagramSource> {
+        Arc::clone(&self.datagrams) as Arc<dyn DatagramSource>
     }
 
     /// How many flows have not been taken.

@@ -23,8 +23,8 @@ use super::flow::Flow;
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 /// Most addresses in one message.
 pub(super) const MAX_ADDRESSES: usize = 1000;
-/// Most listeners that are handed over.
-pub(super) const MAX_LISTENERS: usize = 16;
+/// Most listeners that are handed over, those for questions for names among them.
+pub(super) const MAX_LISTENERS: usize = 32;
 /// Most descriptors beside one message.
 const MAX_DESCRIPTORS: usize = MAX_LISTENERS;
 
@@ -190,6 +190,8 @@ pub(super) enum Told {
         attached: Vec<String>,
         netns: u64,
         listeners: Vec<SocketAddr>,
+        /// Those for questions for names (UDP); behind the listeners.
+        names: Vec<SocketAddr>,
     },
     /// Something was denied.
     Denied { denial: Box<WireDenial> },
@@ -221,6 +223,9 @@ pub(super) enum Said {
 pub(super) enum Ask {
     /// What the connection of the socket beside it was meant for; `peer` as `accept` said.
     Flow { peer: SocketAddr },
+    /// What a datagram was meant for that came to the socket beside it; `peer` as `recvfrom` said, `id` as its first two
+    /// bytes say.
+    Datagram { peer: SocketAddr, id: u16 },
     /// A file that the configuration names.
     Open { path: String },
     /// The kernel's counters.

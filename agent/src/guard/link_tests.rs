@@ -39,6 +39,7 @@ fn told() -> Vec<Told> {
             attached: vec!["on_connect4".into()],
             netns: 5,
             listeners: vec!["127.0.0.1:9".parse().expect("address")],
+            names: vec!["[::1]:10".parse().expect("address")],
         },
         Told::Denied {
             denial: Box::new(denial().into()),
@@ -53,6 +54,7 @@ fn asked() -> Vec<Ask> {
     let address = "[::1]:9".parse().expect("address");
     vec![
         Ask::Flow { peer: address },
+        Ask::Datagram { peer: address, id: 7 },
         Ask::Open {
             path: "/etc/interdict/p".into(),
         },

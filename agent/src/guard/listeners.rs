@@ -1,8 +1,8 @@
 //! The agent's listeners in a network namespace.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use interdict_ebpf::{LISTENER_PORTS, Listener};
+use interdict_ebpf::{DNS_SLOTS, LISTENER_PORTS, Listener};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::model::{ListenerAddr, NetnsCookie};
@@ -19,7 +19,12 @@ const BACKLOG: i32 = 4096;
 pub(super) struct Listeners {
     pub(super) netns: NetnsCookie,
     pub(super) sockets: Vec<(TcpListener, ListenerAddr)>,
+    /// For questions to servers of names: of each family [`DNS_SLOTS`] ports that follow each other.
+    pub(super) dns: Vec<(UdpSocket, ListenerAddr)>,
 }
+
+/// How often ports that follow each other are looked for.
+const ATTEMPTS: usize = 64;
 
 impl Listeners {
     /// Opens them, non-blocking.
@@ -49,7 +54,8 @@ impl Listeners {
                 }
             }
         }
-        Ok(Self { netns, sockets })
+        let dns = Self::names(sockets.iter().any(|(_, address)| address.0.is_ipv6()))?;
+        Ok(Self { netns, sockets, dns })
     }
 
     /// Those that an agent before opened, in one namespace; `None` where there is none.
@@ -70,7 +76,23 @@ impl Listeners {
             .into_iter()
             .map(addressed)
             .collect::<std::io::Result<_>>()?;
-        Ok(Some(Self { netns, sockets }))
+        Ok(Some(Self {
+            netns,
+            sockets,
+            dns: Vec::new(),
+        }))
+    }
+
+    /// Opens the sockets for questions to servers of names, not blocking.
+    ///
+    /// # Errors
+    /// Where there are no ports that follow each other.
+    pub(super) fn names(v6: bool) -> Result<Vec<(UdpSocket, ListenerAddr)>, GuardError> {
+        let mut dns = consecutive(Ipv4Addr::LOCALHOST.into())?;
+        if v6 {
+            dns.extend(consecutive(Ipv6Addr::LOCALHOST.into())?);
+        }
+        Ok(dns)
     }
 
     /// What the hooks need to know.
@@ -83,11 +105,46 @@ impl Listeners {
             }
             ports
         };
+        let first = |v4| {
+            let mut all = self.dns.iter().filter(|(_, a)| a.0.is_ipv4() == v4);
+            all.next().map_or(0, |(_, address)| address.0.port())
+        };
         Listener {
             v4_ports: ports(true),
             v6_ports: ports(false),
+            v4_dns: first(true),
+            v6_dns: first(false),
         }
     }
+}
+
+/// Sockets on ports that follow each other.
+fn consecutive(ip: IpAddr) -> Result<Vec<(UdpSocket, ListenerAddr)>, GuardError> {
+    let failed = |source| GuardError::Listen {
+        address: format!("{ip} (UDP)"),
+        source,
+    };
+    for _ in 0..ATTEMPTS {
+        let first = UdpSocket::bind((ip, 0)).map_err(failed)?;
+        let port = first.local_addr().map_err(failed)?.port();
+        let Some(last) = port.checked_add(DNS_SLOTS - 1) else {
+            continue;
+        };
+        let others = (port + 1..=last).map(|port| UdpSocket::bind((ip, port)));
+        let all: std::io::Result<Vec<UdpSocket>> = std::iter::once(Ok(first)).chain(others).collect();
+        // Somebody else has one of them.
+        let Ok(all) = all else { continue };
+        return all
+            .into_iter()
+            .map(|socket| {
+                socket.set_nonblocking(true)?;
+                let bound = socket.local_addr()?;
+                Ok((socket, ListenerAddr(bound)))
+            })
+            .collect::<std::io::Result<_>>()
+            .map_err(failed);
+    }
+    Err(failed(std::io::ErrorKind::AddrInUse.into()))
 }
 
 fn listen(address: SocketAddr) -> Result<(TcpListener, ListenerAddr), GuardError> {

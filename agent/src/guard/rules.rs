@@ -7,7 +7,7 @@ use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use interdict_ebpf::{RUN_LABEL, Rule, RuleKey, RuleVerdict};
 
-use crate::config::{NetworkRule, NetworkVerdict};
+use crate::config::{InboundRule, NetworkRule, NetworkVerdict};
 
 use super::client::Caller;
 use super::error::GuardError;
@@ -100,6 +100,23 @@ impl Loaded {
         self.rules = wanted;
         Ok(())
     }
+}
+
+/// Loads who may connect to governed processes from outside, in the place of those before.
+pub(super) fn allow_inbound(
+    map: &mut LpmTrie<MapData, RuleKey, Rule>,
+    rules: &[InboundRule],
+) -> Result<(), GuardError> {
+    let before: Vec<_> = map.iter().flatten().map(|(key, _)| key).collect();
+    for key in before {
+        map.remove(&key).map_err(|e| map_error("INBOUND", &e))?;
+    }
+    for InboundRule { ip, bits, port } in rules {
+        let (key, rule) = one(*ip, *bits, port.unwrap_or(0), RuleVerdict::Direct);
+        map.insert(&entry(&key, rule), rule, 0)
+            .map_err(|e| map_error("INBOUND", &e))?;
+    }
+    Ok(())
 }
 
 fn entry(key: &RuleKey, rule: Rule) -> Key<RuleKey> {

@@ -27,9 +27,10 @@ use crate::model::{FlowKey, ListenerAddr, PeerAddr};
 use crate::task::{Task, spawn};
 
 use super::counters::CounterMap;
+use super::datagrams::DatagramTable;
 use super::denials::Denials;
 use super::error::GuardError;
-use super::flow::FlowSource;
+use super::flow::{DatagramSource as _, FlowSource};
 use super::heartbeat;
 use super::hooks::Guard;
 use super::link::{Answer, Ask, Link, LinkError, MAX_ADDRESSES, Said, Told};
@@ -126,6 +127,7 @@ impl Allowed {
 /// What of the kernel the proxy may ask about.
 pub(super) struct Served {
     pub(super) flows: Arc<FlowTable>,
+    pub(super) datagrams: Arc<DatagramTable>,
     pub(super) counters: Arc<CounterMap>,
     pub(super) rules: RuleTable,
     pub(super) networks: Vec<NetworkRule>,
@@ -151,6 +153,18 @@ impl Served {
             listener,
         };
         self.flows.take(&key, socket.as_fd()).map(Answer::from)
+    }
+
+    /// The kernel alone wrote down which question came from where to this socket, and each is given out once.
+    fn datagram(&self, socket: &OwnedFd, peer: SocketAddr, id: u16) -> Option<Answer> {
+        let netns = sys::netns_cookie(socket).ok()?;
+        let listener = socket2::SockRef::from(socket).local_addr().ok()?.as_socket()?;
+        let key = FlowKey {
+            netns,
+            peer: PeerAddr(peer),
+            listener: ListenerAddr(listener),
+        };
+        self.datagrams.take(&key, id, socket.as_fd()).map(Answer::from)
     }
 
     fn targets(&mut self, addresses: Vec<SocketAddr>, more: bool) -> Answer {
@@ -197,6 +211,13 @@ pub(super) fn answer(link: &Link, allowed: &Allowed, kernel: &OnceLock<Mutex<Ser
                 let known = beside
                     .first()
                     .and_then(|socket| kernel.as_ref()?.flow(socket, peer));
+                known.unwrap_or(Answer::NoFlow {})
+            }
+            Ask::Datagram { peer, id } => {
+                let kernel = served();
+                let known = beside
+                    .first()
+                    .and_then(|socket| kernel.as_ref()?.datagram(socket, peer, id));
                 known.unwrap_or(Answer::NoFlow {})
             }
             Ask::Open { path } => match allowed.open(Path::new(&path)) {
@@ -314,6 +335,7 @@ impl Proxy {
         let taken = || GuardError::Link(LinkError::NotAMessage);
         let served = Served {
             flows: guard.flow_table(),
+            datagrams: guard.datagram_table(),
             counters: guard.counter_map(),
             rules: guard.take_rules().ok_or_else(taken)?,
             networks: config.networks.clone(),
@@ -321,20 +343,25 @@ impl Proxy {
             coming: BTreeSet::new(),
         };
         let _only_once = kernel.set(Mutex::new(served));
-        let listeners = guard.take_listeners();
+        let (listeners, names) = (guard.take_listeners(), guard.take_dns());
         let started = Told::Started {
             attached: guard.features().attached.clone(),
             netns: guard.netns().0,
             listeners: listeners.iter().map(|(_, address)| address.0).collect(),
+            names: names.iter().map(|(_, address)| address.0).collect(),
         };
-        let sockets: Vec<_> = listeners.iter().map(|(socket, _)| socket.as_fd()).collect();
+        let sockets: Vec<_> = listeners
+            .iter()
+            .map(|(socket, _)| socket.as_fd())
+            .chain(names.iter().map(|(socket, _)| socket.as_fd()))
+            .collect();
         match link.send(&started, &sockets, true) {
             // What it said last is heard first.
             Ok(()) | Err(LinkError::Ended) => {}
             Err(error) => return Err(GuardError::Link(error)),
         }
         // The only ones from now on are the proxy's: they close with it.
-        drop(listeners);
+        drop((listeners, names));
         let denials = guard.take_denials().ok_or_else(taken)?;
         let (tell, to_send) = mpsc::channel(WAITING);
         let (hears, heard) = mpsc::channel(WAITING);

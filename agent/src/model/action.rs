@@ -78,6 +78,8 @@ pub enum Action {
     LlmEmbed,
     /// Read what a provider has: its models, answers that it keeps.
     LlmRead,
+    /// Ask a server for a name.
+    DnsResolve,
     /// `GET`, `HEAD`, `OPTIONS`.
     HttpRead,
     /// `POST`, `PUT`, `PATCH`.
@@ -94,7 +96,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in declaration order.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::Connect,
         Self::SqlLogin,
         Self::SqlSelect,
@@ -131,6 +133,7 @@ impl Action {
         Self::LlmPrompt,
         Self::LlmEmbed,
         Self::LlmRead,
+        Self::DnsResolve,
         Self::HttpRead,
         Self::HttpWrite,
         Self::HttpDelete,
@@ -179,6 +182,7 @@ impl Action {
             Self::LlmPrompt => "llm.prompt",
             Self::LlmEmbed => "llm.embed",
             Self::LlmRead => "llm.read",
+            Self::DnsResolve => "dns.resolve",
             Self::HttpRead => "http.read",
             Self::HttpWrite => "http.write",
             Self::HttpDelete => "http.delete",
@@ -192,7 +196,7 @@ impl Action {
     #[must_use]
     pub const fn groups(self) -> &'static [&'static str] {
         match self {
-            Self::Connect | Self::Reveal => &[],
+            Self::Connect | Self::Reveal | Self::DnsResolve => &[],
             Self::LlmPrompt | Self::LlmEmbed | Self::LlmRead => &["llm"],
             Self::SqlLogin | Self::SqlTransaction | Self::SqlSession => &["sql.control"],
             Self::SqlSelect | Self::SqlCopyOut => &["sql.read"],
@@ -254,6 +258,7 @@ impl Action {
             | Self::LlmPrompt
             | Self::LlmEmbed
             | Self::LlmRead
+            | Self::DnsResolve
             | Self::HttpRead
             | Self::Reveal => false,
             Self::SqlInsert

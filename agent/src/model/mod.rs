@@ -29,7 +29,7 @@ pub use id::{
 pub use obligation::{Alias, Limits, Obligations, PromptDuty, PromptMask, RecordingLevel};
 pub use offer::Offer;
 pub use operation::{
-    ConnectFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, Spent, SqlFacts,
+    ConnectFacts, DnsFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, Spent, SqlFacts,
     StatementFacts, StatementKind, TableName, Usage,
 };
 pub use outcome::{Outcome, OutcomeStatus};

@@ -66,6 +66,8 @@ pub enum Facts {
     Mcp(McpFacts),
     /// A prompt.
     Llm(LlmFacts),
+    /// A question for a name.
+    Dns(DnsFacts),
 }
 
 /// Facts of a message to an MCP server.
@@ -140,6 +142,37 @@ pub struct LlmFacts {
     pub stored: bool,
     /// What the principal asked before, where that is known.
     pub usage: Option<Usage>,
+}
+
+/// Facts of a question for a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DnsFacts {
+    /// The name in lower case, without the last dot; the root is empty.
+    pub name: String,
+    /// The type of record: `A`, `AAAA`, `TXT`.
+    pub kind: String,
+    /// Whether it is the name of a configured target, as it is or with a search domain of the host behind it.
+    pub target: bool,
+    /// Whether it came over `tcp`, and not over `udp`.
+    pub tcp: bool,
+}
+
+impl DnsFacts {
+    /// The name and every domain that it lies in, down to the last part.
+    pub fn within(&self) -> impl Iterator<Item = &str> {
+        let mut rest = Some(self.name.as_str()).filter(|name| !name.is_empty());
+        std::iter::from_fn(move || {
+            let now = rest?;
+            rest = now.split_once('.').map(|(_, domain)| domain);
+            Some(now)
+        })
+    }
+
+    /// How many parts the name has.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.within().count()
+    }
 }
 
 /// Facts of an HTTP request.

@@ -38,6 +38,8 @@ pub enum Protocol {
     Mcp,
     /// APIs of models: OpenAI's and Anthropic's.
     Llm,
+    /// Questions for names.
+    Dns,
     /// Bytes that the agent does not understand: forwarded only where a policy names the destination.
     Opaque,
 }
@@ -57,6 +59,7 @@ impl Protocol {
             Self::Http => "http",
             Self::Mcp => "mcp",
             Self::Llm => "llm",
+            Self::Dns => "dns",
             Self::Opaque => "opaque",
         }
     }

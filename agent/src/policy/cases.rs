@@ -14,6 +14,7 @@ use crate::model::{
     StatementFacts, StatementKind, TableName, Target, TargetName, Timestamp, Usage, duration,
 };
 
+use super::case_names::RawDns;
 use super::load::PolicySource;
 use super::rehearse::Answer;
 
@@ -89,6 +90,10 @@ pub fn shipped_cases() -> Vec<PolicySource> {
         one(
             "policies/tests/http.toml",
             include_str!("../../../policies/tests/http.toml"),
+        ),
+        one(
+            "policies/tests/dns.toml",
+            include_str!("../../../policies/tests/dns.toml"),
         ),
         one(
             "policies/tests/writing.toml",
@@ -195,6 +200,8 @@ struct RawContext {
     #[serde(default)]
     llm: RawLlm,
     usage: Option<RawUsage>,
+    #[serde(default)]
+    dns: RawDns,
     now: Option<toml::value::Datetime>,
     approval: Option<RawApproval>,
     #[serde(default)]
@@ -407,12 +414,13 @@ fn target(raw: RawResource) -> Result<Target, String> {
             Protocol::Http,
             Protocol::Mcp,
             Protocol::Llm,
+            Protocol::Dns,
             Protocol::Opaque,
         ]
         .into_iter()
         .find(|p| p.name() == name)
         .ok_or_else(|| {
-            format!("{name:?} is no protocol: write \"postgres\", \"http\", \"mcp\", \"llm\" or \"opaque\"")
+            format!("{name:?} is no protocol: write \"postgres\", \"http\", \"mcp\", \"llm\", \"dns\" or \"opaque\"")
         })?,
     };
     Ok(Target {
@@ -452,6 +460,8 @@ fn operation(action: OneOrMany, context: RawContext) -> Result<Operation, String
         mcp(&actions, context)?
     } else if of("llm.") > 0 {
         llm(&actions, context)?
+    } else if of("dns.") > 0 {
+        context.dns.facts(&actions)?
     } else if of("http.") > 0 {
         Facts::Http(http(&actions, context)?)
     } else {
@@ -586,6 +596,7 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
         input,
         llm,
         usage,
+        dns,
         now: _,
         approval: _,
     } = context;
@@ -595,9 +606,14 @@ fn sql(actions: &BTreeSet<Action>, context: RawContext) -> Result<SqlFacts, Stri
     if http != RawHttp::default() {
         return Err("context.http is that of http.*".into());
     }
-    if mcp != RawMcp::default() || !input.is_empty() || llm != RawLlm::default() || usage.is_some() {
+    let other = mcp != RawMcp::default()
+        || !input.is_empty()
+        || llm != RawLlm::default()
+        || usage.is_some()
+        || dns != RawDns::default();
+    if other {
         return Err(
-            "context.mcp is that of mcp.*, context.input that of mcp.* and http.*, context.llm and context.usage those of llm.*".into(),
+            "context.mcp is that of mcp.*, context.input that of mcp.* and http.*, context.llm and context.usage those of llm.*, context.dns that of dns.resolve".into(),
         );
     }
     let table = |name: &String| match name.split_once('.') {

@@ -12,8 +12,8 @@ use cedar_policy::{
 
 use crate::approval::Consent;
 use crate::model::{
-    Action, DataClass, Digest, Facts, HttpFacts, Limits, Obligations, Operation, PolicyId, Principal,
-    PromptDuty, PromptMask, RecordingLevel, Target, Timestamp,
+    Action, DataClass, Digest, DnsFacts, Facts, HttpFacts, Limits, Obligations, Operation, PolicyId,
+    Principal, PromptDuty, PromptMask, RecordingLevel, Target, Timestamp,
 };
 
 use super::annotations::Annotations;
@@ -555,6 +555,16 @@ fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
         Facts::Connect(facts) => {
             address = format!("{} {}", facts.address, facts.port);
             parts.extend([b"connect".as_slice(), address.as_bytes()]);
+        }
+        Facts::Dns(facts) => {
+            let DnsFacts {
+                name,
+                kind,
+                target,
+                tcp,
+            } = facts;
+            flags = [u8::from(*target), u8::from(*tcp)];
+            parts.extend([b"dns".as_slice(), &flags, name.as_bytes(), kind.as_bytes()]);
         }
         // Their words are the process's own and seldom the same twice.
         Facts::Mcp(_) | Facts::Llm(_) => return None,

@@ -86,6 +86,10 @@ pub fn shipped() -> Vec<PolicySource> {
             "policies/50-http.cedar",
             include_str!("../../../policies/50-http.cedar"),
         ),
+        one(
+            "policies/60-dns.cedar",
+            include_str!("../../../policies/60-dns.cedar"),
+        ),
     ]
 }
 

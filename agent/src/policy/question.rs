@@ -10,8 +10,8 @@ use cedar_policy::{
 
 use crate::approval::Consent;
 use crate::model::{
-    DataClass, Document, Facts, Group, HttpFacts, LlmFacts, McpFacts, Operation, Principal, PrincipalKind,
-    Spent, SqlFacts, Target, Timestamp,
+    DataClass, DnsFacts, Document, Facts, Group, HttpFacts, LlmFacts, McpFacts, Operation, Principal,
+    PrincipalKind, Spent, SqlFacts, Target, Timestamp,
 };
 
 /// Something could not be said in Cedar's words; the answer is then no.
@@ -127,6 +127,7 @@ pub(super) fn context(
             }
             pairs
         }
+        Facts::Dns(facts) => vec![("dns".to_owned(), dns(facts)?)],
     };
     pairs.extend(time(now));
     if let Some(word) = word {
@@ -298,6 +299,28 @@ fn usage(spent: &Spent) -> Result<Value, Unsayable> {
     Value::new_record(fields).map_err(|error| error.to_string())
 }
 
+fn dns(facts: &DnsFacts) -> Result<Value, Unsayable> {
+    let DnsFacts {
+        name,
+        kind,
+        target,
+        tcp,
+    } = facts;
+    let text = |s: &str| Value::new_string(s.to_owned());
+    let fields = [
+        ("name".to_owned(), text(name)),
+        ("type".to_owned(), text(kind)),
+        ("within".to_owned(), strings(facts.within())),
+        (
+            "labels".to_owned(),
+            Value::new_long(i64::try_from(facts.labels()).unwrap_or(i64::MAX)),
+        ),
+        ("target".to_owned(), Value::new_bool(*target)),
+        ("transport".to_owned(), text(if *tcp { "tcp" } else { "udp" })),
+    ];
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
 /// The entities that carry a document's values: Cedar's records have fixed names, its tags have not.
 const INPUT: &str = "input";
 
@@ -323,7 +346,9 @@ pub(super) fn spoken_of(facts: &Facts) -> Result<Vec<Entity>, Unsayable> {
         Facts::Http(HttpFacts {
             input: Some(input), ..
         }) => input,
-        Facts::Http(_) | Facts::Sql(_) | Facts::Connect(_) | Facts::Llm(_) => return Ok(Vec::new()),
+        Facts::Http(_) | Facts::Sql(_) | Facts::Connect(_) | Facts::Llm(_) | Facts::Dns(_) => {
+            return Ok(Vec::new());
+        }
     };
     let Document {
         texts,

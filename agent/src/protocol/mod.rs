@@ -1,5 +1,6 @@
 //! The protocols that the agent speaks, one folder each.
 
+pub mod dns;
 pub mod http;
 pub mod llm;
 pub mod mcp;

@@ -526,7 +526,7 @@ enum Asked {
 fn waits_do_harm(operation: &Operation) -> bool {
     match &operation.facts {
         Facts::Sql(facts) => facts.in_transaction,
-        Facts::Connect(_) | Facts::Http(_) | Facts::Mcp(_) | Facts::Llm(_) => false,
+        Facts::Connect(_) | Facts::Http(_) | Facts::Mcp(_) | Facts::Llm(_) | Facts::Dns(_) => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The enforcement point: every operation is judged, consented to and recorded here, and only then can be forwarded.
 
 mod authorize;
+mod datagram;
 mod downstream;
 mod messages;
 mod open;
@@ -10,6 +11,7 @@ mod upstream;
 mod usage;
 
 pub use authorize::{Judged, Neutral, NeutralReason, Pass, Patience, Permit, Request, none_to_mask};
+pub use datagram::{Datagram, Reply};
 pub use downstream::{Downstream, RefusalWords};
 pub use messages::{Answer, AnswerBody, Meanwhile, Message, Part, Permitted, Piece};
 pub use open::{Rooms, Session};

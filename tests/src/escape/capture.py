@@ -1,5 +1,5 @@
 # Sees every packet of its network namespace; told a port on standard input, says what came since the last time.
-import json, struct, sys
+import json, struct, sys, threading, time
 from socket import *
 
 OUTSIDE = sys.argv[1] == 'outside'
@@ -25,13 +25,31 @@ def seen(frame, name, kind, port):
         # Addresses and groups are asked for by the host itself, for whoever sends.
         neighbours = ether == 0x0806 or protocol == 2 or (protocol == 0 and b'\x3a' == rest[:1]) or (
             protocol == 58 and rest[:1] and (130 <= rest[0] <= 137 or rest[0] == 143))
-        if name == 'lo' or kind == 4 or neighbours: return None
-    elif name != 'lo' or not (to_port == port or (protocol != 6 and b'interdict-escape' in frame)):
+        # So is a reset, for a port that nobody listens on.
+        reset = protocol == 6 and len(rest) == 20 and rest[13] & 4
+        if name == 'lo' or kind == 4 or neighbours or reset: return None
+    elif name != 'lo' or not (to_port == port or (b'interdict-escape' in frame and (protocol not in (6, 17) or to_port == 53))):
+        # Questions for names come to a port of the agent's here; what it asks itself has the port of servers.
         return None
     return f'{to} protocol {protocol} port {to_port}' if protocol is not None else f'ethertype {ether:#x}'
 
+def knock(port):
+    """Connects to whoever listens at the other end, for a while, and hears what it says."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        for family, ip in ((AF_INET, '10.77.0.1'), (AF_INET6, 'fd77::1')):
+            door = socket(family); door.settimeout(0.1)
+            try: door.connect((ip, port)); door.recv(64)
+            except OSError: pass
+            door.close()
+        time.sleep(0.05)
+
 print('ready', flush=True)
 for line in sys.stdin:
+    if line.startswith('knock'):
+        threading.Thread(target=knock, args=(int(line.split()[1]),), daemon=True).start()
+        print('knocking', flush=True)
+        continue
     port, found = int(line), set()
     while True:
         try: frame, (name, _, kind, _, _) = s.recvfrom(65536)

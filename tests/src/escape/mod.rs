@@ -169,6 +169,9 @@ impl Suite {
         let mut attempts = Vec::new();
         for (at, vector) in VECTORS.iter().enumerate().filter(|(_, v)| v.who == who) {
             let port = setting.ports() + u16::try_from(at)?;
+            if vector.program.contains(".accept()") {
+                self.net.knock(port)?;
+            }
             let attempt = self
                 .attempt(&mut runner, port, vector.program)
                 .with_context(|| format!("{setting:?}: {}", vector.name))?;

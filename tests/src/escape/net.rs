@@ -104,6 +104,7 @@ impl Net {
             // The other end answers for every address.
             (outside, "route add local default dev lo"),
             (outside, "-6 route add local default dev lo"),
+            (outside, "-6 route add fd77::1 dev v0 table local"),
         ];
         for (pid, arguments) in table {
             let output = Command::new("nsenter")
@@ -126,6 +127,13 @@ impl Net {
     /// Somebody who lives in the second.
     pub(super) fn outsider(&self) -> u32 {
         self.outside.pid()
+    }
+
+    /// Somebody outside connects to this port, for as long as an attempt takes.
+    pub(super) fn knock(&mut self, port: u16) -> Result<()> {
+        let said = self.outside.ask(&format!("knock {port}"))?;
+        ensure!(said == "knocking", "{said}");
+        Ok(())
     }
 
     /// What has got out since the last look.

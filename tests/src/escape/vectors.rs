@@ -55,13 +55,11 @@ const fn root(name: &'static str, expect: Expect, program: &'static str) -> Vect
     }
 }
 
-use Expect::{Denied, Lsm, Open, Recorded};
+use Expect::{Denied, Lsm, Recorded};
 
 const UNIX: &str = "LSM unix_stream_connect";
 const SEND: &str = "LSM unix_may_send";
 const RECEIVE: &str = "LSM file_receive";
-const DNS: &str = "a resolver of the agent's own";
-const SERVE: &str = "nothing yet: a governed process may be a server";
 
 /// Every way, in the order in which they are tried.
 pub const VECTORS: &[Vector] = &[
@@ -288,8 +286,38 @@ pub const VECTORS: &[Vector] = &[
     ),
     user(
         "udp, a name that carries data",
-        Open(DNS),
-        "udp().sendto(b'\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0' + bytes([len(MARK)]) + MARK + b'\\3com\\0\\0\\1\\0\\1', (resolver(), 53))",
+        Recorded,
+        "s = udp(); s.sendto(name_question(MARK), (resolver(), 53)); s.recv(512); raise OSError(errno.EPERM, 'see the record')",
+    ),
+    user(
+        "udp, a name that carries data, connected",
+        Recorded,
+        "s = udp(); s.connect((resolver(), 53)); s.send(name_question(MARK)); s.recv(512); raise OSError(errno.EPERM, 'see the record')",
+    ),
+    user(
+        "udp, a name that carries data, v6",
+        Recorded,
+        "s = udp(AF_INET6); s.sendto(name_question(MARK), (V6, 53)); s.recv(512); raise OSError(errno.EPERM, 'see the record')",
+    ),
+    user(
+        "udp, a name that carries data, another server",
+        Recorded,
+        "s = udp(); s.sendto(name_question(MARK), (V4, 53)); s.recv(512); raise OSError(errno.EPERM, 'see the record')",
+    ),
+    user(
+        "udp, data in place of a question",
+        Recorded,
+        "s = udp(); s.sendto(MARK, (resolver(), 53)); s.recv(512)",
+    ),
+    user(
+        "udp, data behind a question",
+        Recorded,
+        "s = udp(); s.sendto(name_question(b'localhost') + MARK, (resolver(), 53)); s.recv(512); raise OSError(errno.EPERM, 'see the record')",
+    ),
+    user(
+        "tcp, a name that carries data",
+        Recorded,
+        "q = name_question(MARK); s = tcp(); s.connect((resolver(), 53)); s.sendall(struct.pack('!H', len(q)) + q); s.recv(512); raise OSError(errno.EPERM, 'see the record')",
     ),
     root(
         "udp, from an address that is not ours",
@@ -519,9 +547,14 @@ pub const VECTORS: &[Vector] = &[
         "os.open('/proc/%d/mem' % DONOR_PID, os.O_RDWR); print('ESCAPED')",
     ),
     user(
-        "answers to whoever connects",
-        Open(SERVE),
-        "s = socket(); s.bind(('10.77.0.1', PORT)); s.listen(); print('ESCAPED')",
+        "answers to whoever connects, v4",
+        Recorded,
+        "s = tcp(); s.bind(('10.77.0.1', PORT)); s.listen(); c, _ = s.accept(); c.sendall(MARK); print('ESCAPED')",
+    ),
+    user(
+        "answers to whoever connects, v6",
+        Recorded,
+        "s = tcp(AF_INET6); s.bind(('fd77::1', PORT)); s.listen(); c, _ = s.accept(); c.sendall(MARK); print('ESCAPED')",
     ),
     user(
         "signal to the agent",

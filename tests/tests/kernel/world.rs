@@ -176,7 +176,8 @@ pub(crate) fn pins_of(run: &Path) -> [PathBuf; 2] {
     ["/sys/fs/bpf", "/run/interdict/bpf"].map(|mount| Path::new(mount).join("interdict").join(name))
 }
 
-async fn first<T, F>(futures: impl Iterator<Item = F>) -> std::io::Result<(T, ())>
+/// Whatever ends first.
+pub(crate) async fn first<T, F>(futures: impl Iterator<Item = F>) -> std::io::Result<(T, ())>
 where
     F: Future<Output = std::io::Result<T>> + Unpin,
 {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::audit::{AuditLog, Event};
 use crate::config::{Config, DialFrom, OnAttach, WorkloadConfig, WorkloadIdentity};
-use crate::connection::{Acceptor, Targets, dial_from};
+use crate::connection::{Acceptor, DatagramListener, Targets, dial_from};
 use crate::guard::{
     AgentPins, CounterReader, GuardError, Namespace, NamespaceId, NamespaceListeners, WorkloadGuard,
     close_older, count_older, processes_below,
@@ -20,8 +20,8 @@ use crate::model::RunId;
 use crate::task::{Task, spawn};
 
 use super::super::proxy::record_identity;
-use super::super::rooms::{Shared, resolvers, workload_principal};
-use super::super::serve::Serving;
+use super::super::rooms::{Shared, host_dns, workload_principal};
+use super::super::serve::{Serving, names};
 use super::super::{denials, rules};
 use super::accept::{Current, Ending, accept};
 use super::notify::Notifier;
@@ -76,7 +76,8 @@ impl Workload {
         let run = RunId::new();
         let audit = shared.audit.about(&config.name)?;
         let (binding, identity) = bind(&config, shared, &audit, run).await;
-        let mut guard = WorkloadGuard::open(pins, &config.name, &resolvers())?;
+        let mut guard = WorkloadGuard::open(pins, &config.name, &host_dns().servers)?;
+        guard.allow_inbound(&whole.inbound)?;
         for (feature, lost) in &guard.features().missing {
             tracing::warn!(workload = %config.name, feature, lost, "this kernel lacks a feature");
         }
@@ -187,8 +188,9 @@ impl Workload {
     }
 
     /// First the agent accepts, then the hooks redirect.
-    fn serve_namespace(&mut self, namespace: Namespace, listeners: NamespaceListeners, kept_as: String) {
+    fn serve_namespace(&mut self, namespace: Namespace, mut listeners: NamespaceListeners, kept_as: String) {
         let (id, cookie) = (namespace.id(), namespace.cookie());
+        listeners.open_names(&namespace);
         if let Err(error) = self.guard.listen(&listeners) {
             return tracing::error!(workload = %self.config.name, %error, "connections of a namespace stay denied");
         }
@@ -197,6 +199,17 @@ impl Workload {
         let (ending, _) = watch::channel(Ending::No);
         let mut accepting = Vec::new();
         let mut ports = BTreeSet::new();
+        for (socket, address) in listeners.take_names() {
+            match tokio::net::UdpSocket::from_std(socket) {
+                Ok(socket) => {
+                    let listener = DatagramListener::new(socket, address, cookie, self.guard.datagrams());
+                    let current = Arc::clone(&self.current);
+                    let serving = move || Arc::clone(&current.load().serving);
+                    accepting.push(spawn("names", names(serving, listener, ending.subscribe())));
+                }
+                Err(error) => tracing::error!(%error, "a socket for names cannot be used"),
+            }
+        }
         for (listener, address) in listeners.into_sockets() {
             ports.insert(address.0.port());
             match tokio::net::TcpListener::from_std(listener) {
@@ -493,7 +506,7 @@ async fn serving(
             .map_or(target.recording, |least| target.recording.max(least));
     }
     let rooms = Arc::new(shared.rooms(run, &own, audit.clone(), Arc::clone(binding)));
-    let targets = Targets::resolve(&own.targets).await;
+    let targets = Targets::resolve(&own.targets, host_dns()).await;
     let serving = Serving::new(&own, rooms, Arc::clone(&targets), &shared.authority)?;
     let mut table = guard.rules()?;
     rules::load(&mut table, &own.networks, &targets)?;

@@ -19,23 +19,25 @@ use std::sync::Arc;
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap as KernelMap, Map, MapData};
-use interdict_ebpf::{Listener, State};
+use interdict_ebpf::{Listener, Rule, RuleKey, State};
 
+use crate::config::InboundRule;
 use crate::model::{Digest, NetnsCookie, WorkloadName};
 use crate::task::Task;
 
 use super::attach::HOOKS;
 use super::btf::Types;
 use super::counters::{CounterMap, CounterReader};
+use super::datagrams::{self, DatagramTable};
 use super::denials::Denials;
 use super::error::GuardError;
-use super::flow::FlowSource;
+use super::flow::{DatagramSource, FlowSource};
 use super::heartbeat;
 use super::hooks::{Features, load, map_error, take};
 use super::object::OBJECT;
 use super::pins::{self, bpffs};
 use super::process::kernel_address;
-use super::rules::RuleTable;
+use super::rules::{self, RuleTable};
 use super::supervise::{self, Tell};
 use super::table::{FlowTable, sweep};
 
@@ -90,9 +92,11 @@ pub struct WorkloadGuard {
     older: Vec<PathBuf>,
     state: Option<Array<MapData, State>>,
     heartbeat: Option<Task<()>>,
-    _sweep: Task<()>,
+    _sweeps: [Task<()>; 2],
     counters: Arc<CounterMap>,
     flows: Arc<FlowTable>,
+    datagrams: Arc<DatagramTable>,
+    inbound: LpmTrie<MapData, RuleKey, Rule>,
     listeners: KernelMap<MapData, u64, Listener>,
     denials: Option<Denials>,
     // Nobody stops system calls here; the stream of denials waits for whoever could.
@@ -110,7 +114,8 @@ impl std::fmt::Debug for WorkloadGuard {
 
 impl WorkloadGuard {
     /// Loads the programs, with the tables of an agent before where it left some. Nothing is attached that was not before,
-    /// and without [`WorkloadGuard::live`] everything is denied. UDP port 53 of `resolvers` stays reachable.
+    /// and without [`WorkloadGuard::live`] everything is denied. Of questions to servers of
+    /// names, each of the first four `resolvers` has a port of its own.
     ///
     /// # Errors
     /// Where the kernel refuses anything that the guard depends on.
@@ -138,9 +143,9 @@ impl WorkloadGuard {
         pin_new(&hooks, &maps, &kept)?;
         let mut resolver_map: KernelMap<_, interdict_ebpf::Address, u8> = take(&mut hooks, "RESOLVERS")?;
         let stale: Vec<_> = resolver_map.keys().flatten().collect();
-        for resolver in resolvers {
+        for (number, resolver) in (0..16).zip(resolvers) {
             resolver_map
-                .insert(kernel_address(*resolver), 1, 0)
+                .insert(kernel_address(*resolver), number, 0)
                 .map_err(|e| map_error("RESOLVERS", &e))?;
         }
         for old in stale {
@@ -150,6 +155,8 @@ impl WorkloadGuard {
         }
         let counters = Arc::new(CounterMap::new(take(&mut hooks, "COUNTERS")?));
         let flows = Arc::new(FlowTable::new(take(&mut hooks, "FLOWS")?));
+        let datagrams = Arc::new(DatagramTable::new(take(&mut hooks, "DATAGRAMS")?));
+        let inbound = take(&mut hooks, "INBOUND")?;
         let (tell, stopped) = supervise::channel();
         let denials = Denials::new(take(&mut hooks, "DENIALS")?, Arc::clone(&counters), stopped, None);
         let denials = denials.map_err(|source| GuardError::Map {
@@ -173,9 +180,14 @@ impl WorkloadGuard {
             older,
             state: Some(state),
             heartbeat: None,
-            _sweep: crate::task::spawn("sweep flows", sweep(Arc::clone(&flows))),
+            _sweeps: [
+                crate::task::spawn("sweep flows", sweep(Arc::clone(&flows))),
+                crate::task::spawn("sweep datagrams", datagrams::sweep(Arc::clone(&datagrams))),
+            ],
             counters,
             flows,
+            datagrams,
+            inbound,
             listeners,
             denials: Some(denials),
             _tell: tell,
@@ -279,6 +291,20 @@ impl WorkloadGuard {
     #[must_use]
     pub fn flows(&self) -> Arc<dyn FlowSource> {
         Arc::clone(&self.flows) as Arc<dyn FlowSource>
+    }
+
+    /// The table of questions to servers of names.
+    #[must_use]
+    pub fn datagrams(&self) -> Arc<dyn DatagramSource> {
+        Arc::clone(&self.datagrams) as Arc<dyn DatagramSource>
+    }
+
+    /// Lets these connect to governed processes from outside, and nobody else.
+    ///
+    /// # Errors
+    /// Where the kernel's table is full.
+    pub fn allow_inbound(&mut self, allowed: &[InboundRule]) -> Result<(), GuardError> {
+        rules::allow_inbound(&mut self.inbound, allowed)
     }
 
     /// Reads the counters.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -175,6 +175,25 @@ impl NamespaceListeners {
     pub fn namespace(&self) -> io::Result<Namespace> {
         let first = self.0.sockets.first().ok_or(io::ErrorKind::NotFound)?;
         Namespace::new(File::from(sys::namespace_of(&first.0)?))
+    }
+
+    /// Opens sockets for questions to servers of names where they were not kept. Without them questions stay denied.
+    pub fn open_names(&mut self, namespace: &Namespace) {
+        if !self.0.dns.is_empty() {
+            return;
+        }
+        let v6 = self.0.sockets.iter().any(|(_, address)| address.0.is_ipv6());
+        match inside(&namespace.handle, || {
+            Listeners::names(v6).map_err(io::Error::other)
+        }) {
+            Ok(dns) => self.0.dns = dns,
+            Err(error) => tracing::error!(%error, "no names are resolved in a governed namespace"),
+        }
+    }
+
+    /// The sockets for questions to servers of names, once.
+    pub fn take_names(&mut self) -> Vec<(UdpSocket, ListenerAddr)> {
+        std::mem::take(&mut self.0.dns)
     }
 
     /// The sockets.
