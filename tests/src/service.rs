@@ -288,15 +288,16 @@ impl Manager {
     /// Where it does not end.
     pub fn wait(&mut self) -> Result<i32> {
         let until = Instant::now() + PATIENCE;
-        let child = self.child.as_mut().context("not started")?;
         loop {
+            // As a manager does: what is not heard would hold up whoever says it.
+            self.listen()?;
+            let child = self.child.as_mut().context("not started")?;
             if let Some(status) = child.try_wait()? {
                 self.child = None;
                 self.listen()?;
                 return Ok(status.code().unwrap_or(-1));
             }
-            ensure!(Instant::now() < until, "the agent does not end");
-            std::thread::sleep(Duration::from_millis(10));
+            ensure!(Instant::now() < until, "the agent does not end: {}", self.log());
         }
     }
 

@@ -66,6 +66,8 @@ pub(super) fn run(args: ServeArgs) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}"), ""))?;
     let served = runtime.block_on(Box::pin(service::serve(spec)));
+    // A name that is being resolved, for one, must not hold up the end: everything is recorded by now.
+    runtime.shutdown_background();
     served.map_err(|error| Failure::new(error.to_string(), "What was governed before stays governed."))?;
     Ok(OK)
 }

@@ -14,6 +14,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::guard::inherited_descriptors;
 
+/// How long the manager may take to make room for a message.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Descriptors in one message; the kernel takes 253 (unix(7)).
 const TOGETHER: usize = 16;
 
@@ -106,6 +108,8 @@ impl Notifier {
 
 fn connect(address: &str) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
+    // A manager that does not read must not stop the agent.
+    socket.set_write_timeout(Some(PATIENCE))?;
     match address.strip_prefix('@') {
         Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
         None => socket.connect(address)?,
