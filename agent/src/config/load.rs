@@ -23,9 +23,10 @@ use super::shape::{NOWHERE, mend};
 use super::types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,
     MaskingConfig, Mode, NetworkRule, NetworkVerdict, SecretSourceConfig, TargetAddress, TargetConfig,
-    UpstreamSettings, UpstreamTls, WhenFull,
+    UpstreamSettings, UpstreamTls,
 };
 use super::value;
+use super::words::{mode_of, protocol_of, recording_of, when_full_of};
 
 /// Where keys, records and pending approvals live unless configured.
 const STATE_DIR: &str = "/var/lib/interdict";
@@ -692,48 +693,5 @@ impl Reader<'_> {
             classes: classes.map(|file| self.path(file)),
             overrides,
         }
-    }
-}
-
-pub(super) fn mode_of(text: &str) -> Result<Mode, String> {
-    match text {
-        "enforce" => Ok(Mode::Enforce),
-        "observe" => Ok(Mode::Observe),
-        other => Err(format!("{other:?} is no mode: write \"enforce\" or \"observe\"")),
-    }
-}
-
-fn protocol_of(text: &str) -> Result<Protocol, String> {
-    match text {
-        "postgres" => Ok(Protocol::Postgres),
-        "http" => Ok(Protocol::Http),
-        "mcp" => Ok(Protocol::Mcp),
-        "llm" => Ok(Protocol::Llm),
-        "dns" => Ok(Protocol::Dns),
-        "opaque" => Ok(Protocol::Opaque),
-        other => Err(format!(
-            "{other:?} is no protocol that is known: write \"postgres\", \"http\", \"mcp\", \"llm\", \"dns\" or \"opaque\""
-        )),
-    }
-}
-
-fn when_full_of(text: &str) -> Result<WhenFull, String> {
-    match text {
-        "refuse" => Ok(WhenFull::Refuse),
-        "metadata" => Ok(WhenFull::Metadata),
-        other => Err(format!(
-            "{other:?} is unknown: write when_full = \"refuse\" or \"metadata\""
-        )),
-    }
-}
-
-pub(super) fn recording_of(text: &str) -> Result<RecordingLevel, String> {
-    match text {
-        "metadata" => Ok(RecordingLevel::Metadata),
-        "operations" => Ok(RecordingLevel::Operations),
-        "full" => Ok(RecordingLevel::Full),
-        other => Err(format!(
-            "{other:?} is no recording level: write \"metadata\", \"operations\" or \"full\""
-        )),
     }
 }

@@ -22,6 +22,7 @@ mod tools;
 mod types;
 mod unix;
 mod value;
+mod words;
 mod workloads;
 
 pub use glob::Glob;

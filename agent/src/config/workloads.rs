@@ -7,10 +7,11 @@ use serde::Deserialize;
 use crate::model::{RecordingLevel, WorkloadName};
 
 use super::glob::Glob;
-use super::load::{Reader, mode_of, recording_of};
+use super::load::Reader;
 use super::raw::Text;
 use super::types::Mode;
 use super::value;
+use super::words::{mode_of, recording_of};
 
 /// What `interdict serve` governs as one: its own policies' principal, its own session log, its own kernel tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
