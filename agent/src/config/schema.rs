@@ -177,6 +177,7 @@ pub(super) const KEYS: &[Key] = &[
     key("approval", "hold", Duration, Default("\"30s\""), "How long an operation waits for consent before the process gets a ticket."),
     key("approval", "request_ttl", Duration, Default("\"24h\""), "How long a request can be decided."),
     key("approval", "grant_ttl", Duration, Default("\"1h\""), "How long a consent can be used."),
+    key("approval", "url", Text, Optional, "Where people approve, for links that clients are shown; {ticket} stands for the ticket."),
     key("masking", "classes", Path, Optional, "A file in place of the shipped classes.toml."),
     key("masking", "overrides", Kind::Map, Optional, "Strategy by class in place of the file's."),
     key("limits", "max_rows", Integer(0, MOST), Optional, "Rows that a statement may return."),
