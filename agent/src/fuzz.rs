@@ -17,12 +17,14 @@ use crate::{audit, json, policy};
 pub type Promise = fn(&[u8]);
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 16] = [
+pub const PROMISES: [(&str, Promise); 18] = [
     ("audit", log),
     ("dns", dns::fuzz::messages),
     ("guard-link", crate::guard::link_promise),
     ("http-events", http::fuzz::events),
     ("http-framing", http::fuzz::framing),
+    ("http-grpc", http::fuzz::grpc),
+    ("http-sent", http::fuzz::sent),
     ("http-text", http::fuzz::text),
     ("http-websocket", http::fuzz::websocket),
     ("json", strict_json),

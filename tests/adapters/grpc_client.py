@@ -17,5 +17,7 @@ def show(method):
 show("Echo")
 numbers = channel.unary_stream("/t.T/Count")(b"", timeout=20)
 print("Count", b" ".join(numbers).decode(), dict(numbers.trailing_metadata()).get("x-trailer"))
+everybody = channel.unary_stream("/t.T/People")(b"", timeout=20)
+print("People", list(everybody), dict(everybody.trailing_metadata()).get("x-details-bin"))
 show("Fail")
 show("Secret")

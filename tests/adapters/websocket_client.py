@@ -18,6 +18,17 @@ async def main():
             await socket.recv()
         except ConnectionClosed as closed:
             print(closed.rcvd.code, closed.rcvd.reason)
+    async with connect(url + "/talk") as socket:
+        for _ in range(3):
+            await socket.recv()
+        await socket.send('{"op": "read"}')
+        print(await socket.recv())
+        await socket.ping()
+        await socket.send(['{"op": ', '"drop"}'])
+        try:
+            await socket.recv()
+        except ConnectionClosed as closed:
+            print(closed.rcvd.code, closed.rcvd.reason)
     try:
         await connect(url + "/secret")
     except InvalidStatus as refused:

@@ -67,9 +67,13 @@ fn unchanged_clients_verify_and_see_masked_answers() {
     let httpx = format!(
         "import httpx; c = httpx.Client(http2=True); r = c.get('{url}'); print(r.http_version, r.json()['email'])"
     );
+    let aiohttp = format!(
+        "import asyncio, aiohttp\nasync def main():\n    async with aiohttp.ClientSession() as s, s.get('{url}') as r:\n        \
+         print((await r.json())['email'])\nasyncio.run(main())"
+    );
     let node = format!("fetch('{url}').then(r => r.json()).then(p => console.log(p.email))");
     let python = python().display().to_string();
-    let table: [(&[&str], &str); 5] = [
+    let table: [(&[&str], &str); 6] = [
         (&["curl", "-sS", "--http1.1", &url], "a***@e***.com"),
         (&["curl", "-sS", "--http2", &url], "a***@e***.com"),
         (
@@ -77,6 +81,7 @@ fn unchanged_clients_verify_and_see_masked_answers() {
             "200 a***@e***.com\n403 30 pending_approval",
         ),
         (&[&python, "-c", &httpx], "HTTP/2 a***@e***.com"),
+        (&[&python, "-c", &aiohttp], "a***@e***.com"),
         (&["node", "-e", &node], "a***@e***.com"),
     ];
     for (command, expected) in table {
@@ -233,7 +238,7 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>) {
 }
 
 #[test]
-fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
+fn grpc_is_masked_keeps_its_trailers_and_is_refused_in_its_words() {
     if !can_govern("grpc_passes") || !can_serve_http("grpc_passes") {
         return;
     }
@@ -242,40 +247,63 @@ fn grpc_passes_with_its_trailers_and_is_refused_in_its_words() {
         @id("no-secrets") @reason("Not that one.") forbid (principal, action in Action::"http", resource)
         when { context.http.path == "/t.T/Secret" };"#;
     let (lines, _) = adapters("grpc", rules);
-    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(lines.len(), 5, "{lines:?}");
     assert_eq!(lines[0], "Echo got hello t a***@e***.com");
     assert_eq!(lines[1], "Count 0 1 2 t");
-    assert_eq!(lines[2], "Fail NOT_FOUND no such thing");
+    // Within a message within: the lengths of both follow, and the number behind stays.
+    let person = |n| format!(r"b'\x08\x0{n}\n\x0f\x12\ra***@e***.com\x1d\x01\x02\x03\x04'");
+    let details = r"b'\n\ra***@e***.com'";
+    assert_eq!(
+        lines[2],
+        format!("People [{}, {}] {details}", person(1), person(2))
+    );
+    assert_eq!(lines[3], "Fail NOT_FOUND no such thing");
     let refused = "Secret PERMISSION_DENIED Interdict denied this: Not that one. [policy no-secrets]";
-    assert!(lines[3].starts_with(refused), "{}", lines[3]);
+    assert!(lines[4].starts_with(refused), "{}", lines[4]);
 }
 
 #[test]
-fn messages_of_a_websocket_are_masked() {
+fn messages_of_a_websocket_are_judged_one_way_and_masked_the_other() {
     if !can_govern("messages_of_a") || !can_serve_http("messages_of_a") {
         return;
     }
     let rules = r#"
         @id("talk") @reason("Talk.") permit (principal, action in Action::"http", resource);
         @id("no-secrets") @reason("Not that one.") forbid (principal, action == Action::"http.websocket", resource)
-        when { context.http.path == "/secret" };"#;
-    let (lines, records) = adapters("websocket", rules);
+        when { context.http.path == "/secret" };
+        @id("no-drops") @reason("Nothing is dropped.") forbid (principal, action == Action::"http.websocket", resource)
+        when { context.http.method == "MESSAGE" && context has input && context.input.text.hasTag("op") &&
+               context.input.text.getTag("op") == "drop" };"#;
+    let (mut lines, records) = adapters("websocket", rules);
+    // A message of the process, in two fragments, behind a ping.
+    let closed = lines.remove(6);
+    assert!(
+        closed.starts_with("1008 Nothing is dropped. [policy no-drops] [reference "),
+        "{closed}"
+    );
+    let said = |text: &str, verdict: &str| {
+        let shown = |r: &&Value| r["verdict"] == verdict && r["text"].to_string().contains(text);
+        records.iter().filter(shown).count()
+    };
+    assert_eq!(
+        (said("drop", "refused"), said("drop", "allowed")),
+        (1, 0),
+        "{records:?}"
+    );
+    assert_eq!(said("MESSAGE https://localhost", "allowed"), 3, "{records:?}");
     let expected = [
         "hello a***@e***.com",
         "one a***@e***.com in parts",
         "b'\\x00\\x01 binary \\xff'",
         "200009",
         "1000 bye a***@e***.com",
+        r#"you said {"op": "read"}"#,
         "403 True",
     ];
     assert_eq!(lines, expected);
     let outcome = records
         .iter()
-        .find(|r| r["kind"] == "outcome")
+        .find(|r| r["kind"] == "outcome" && r["detail"] == "101")
         .expect("an outcome");
-    assert_eq!(
-        (&outcome["detail"], &outcome["masked"]["pii.email"]),
-        (&"101".into(), &3.into()),
-        "{outcome}"
-    );
+    assert_eq!(outcome["masked"]["pii.email"], 3, "{outcome}");
 }

@@ -7,12 +7,14 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, command, output, repository, run as execute, say, step, target};
 
 /// The promises of `agent/src/fuzz.rs`.
-const PROMISES: [&str; 16] = [
+const PROMISES: [&str; 18] = [
     "audit",
-    "guard-link",
     "dns",
+    "guard-link",
     "http-events",
     "http-framing",
+    "http-grpc",
+    "http-sent",
     "http-text",
     "http-websocket",
     "json",

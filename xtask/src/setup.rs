@@ -51,6 +51,7 @@ const PYTHON: &[&str] = &[
     "requests==2.*",
     "httpx[http2]==0.28.*",
     "grpcio==1.*",
+    "aiohttp==3.*",
     "boto3==1.*",
     "websockets==17.*",
     "mcp==1.*",

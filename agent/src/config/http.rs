@@ -7,7 +7,7 @@ use toml::Spanned;
 use crate::model::Protocol;
 
 use super::raw::{RawHttp, Text};
-use super::types::{HttpSettings, Pinned};
+use super::types::{HttpSettings, Pinned, Unreadable};
 
 const KIB: u64 = 1024;
 /// A body is held as a whole, beside those of other requests (256 MiB for a target).
@@ -38,6 +38,7 @@ pub(super) fn settings(
         max_header,
         max_streams,
         pinned,
+        unreadable,
     } = raw.into_inner();
     let mut read = |text: Option<Text>, range: RangeInclusive<u64>, name: &str| {
         let text = text?;
@@ -76,6 +77,14 @@ pub(super) fn settings(
         Some((other, word)) => wrong.push((
             word.span(),
             format!("{other:?} is unknown: write pinned = \"block\" or \"pass\""),
+        )),
+    }
+    match unreadable.as_ref().map(|word| (word.get_ref().as_str(), word)) {
+        None | Some(("pass", _)) => {}
+        Some(("refuse", _)) => settings.unreadable = Unreadable::Refuse,
+        Some((other, word)) => wrong.push((
+            word.span(),
+            format!("{other:?} is unknown: write unreadable = \"pass\" or \"refuse\""),
         )),
     }
     settings

@@ -148,6 +148,7 @@ pub(super) struct RawHttp {
     pub max_header: Option<Text>,
     pub max_streams: Option<Spanned<u32>>,
     pub pinned: Option<Text>,
+    pub unreadable: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

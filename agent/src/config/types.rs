@@ -212,6 +212,8 @@ pub struct HttpSettings {
     pub max_streams: u32,
     /// What happens to clients that trust only certificates of the target's own.
     pub pinned: Pinned,
+    /// What happens to answers that no detector reads.
+    pub unreadable: Unreadable,
 }
 
 impl Default for HttpSettings {
@@ -222,8 +224,19 @@ impl Default for HttpSettings {
             max_header: 64 * 1024,
             max_streams: 100,
             pinned: Pinned::Block,
+            unreadable: Unreadable::Pass,
         }
     }
+}
+
+/// What happens to answers in formats that no detector reads: pictures, archives, programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unreadable {
+    /// They go on, and the record says that they were not looked into: packages and pictures are downloaded all day.
+    #[default]
+    Pass,
+    /// They are withheld.
+    Refuse,
 }
 
 /// What happens to clients that do not accept the agent's certificates because they look for the target's own.

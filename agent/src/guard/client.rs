@@ -65,12 +65,14 @@ impl Caller {
             denials_lost,
             flows_full,
             redirected,
+            datagrams_full,
         } = answer
         {
             return Ok(Counters {
                 denials_lost,
                 flows_full,
                 redirected,
+                datagrams_full,
             });
         }
         Err(unlike(answer))

@@ -134,6 +134,7 @@ pub struct Guard {
     labels: KernelMap<MapData, u32, u32>,
     flows: Arc<FlowTable>,
     datagrams: Arc<DatagramTable>,
+    resolvers: Vec<SocketAddr>,
     inbound: LpmTrie<MapData, RuleKey, Rule>,
     denials: Option<Denials>,
     tell: Tell,
@@ -222,6 +223,7 @@ impl Guard {
             labels,
             flows,
             datagrams,
+            resolvers: resolvers.to_vec(),
             inbound,
             denials: Some(denials),
             tell,
@@ -289,6 +291,11 @@ impl Guard {
     #[must_use]
     pub fn flows(&self) -> Arc<dyn FlowSource> {
         Arc::clone(&self.flows) as Arc<dyn FlowSource>
+    }
+
+    /// The host's own servers of names.
+    pub(super) fn resolvers(&self) -> &[SocketAddr] {
+        &self.resolvers
     }
 
     pub(super) fn datagram_table(&self) -> Arc<DatagramTable> {

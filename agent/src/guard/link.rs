@@ -29,12 +29,13 @@ pub(super) const MAX_LISTENERS: usize = 32;
 const MAX_DESCRIPTORS: usize = MAX_LISTENERS;
 
 /// What a denial's hook is called; another name is `any`.
-const HOOKS: [&str; 18] = [
+const HOOKS: [&str; 19] = [
     "connect",
     "sendmsg",
     "sock_create",
     "bind",
     "egress",
+    "ingress",
     "sock_ops",
     "seccomp",
     "lsm socket_create",
@@ -252,6 +253,7 @@ pub(super) enum Answer {
         denials_lost: u64,
         flows_full: u64,
         redirected: u64,
+        datagrams_full: u64,
     },
     Done {},
     Refused {
@@ -389,11 +391,13 @@ impl From<Counters> for Answer {
             denials_lost,
             flows_full,
             redirected,
+            datagrams_full,
         } = counters;
         Self::Counters {
             denials_lost,
             flows_full,
             redirected,
+            datagrams_full,
         }
     }
 }

@@ -339,7 +339,10 @@ impl Proxy {
             counters: guard.counter_map(),
             rules: guard.take_rules().ok_or_else(taken)?,
             networks: config.networks.clone(),
-            targets: literal(config),
+            targets: literal(config)
+                .into_iter()
+                .chain(guard.resolvers().iter().copied())
+                .collect(),
             coming: BTreeSet::new(),
         };
         let _only_once = kernel.set(Mutex::new(served));

@@ -131,8 +131,8 @@ pub enum NeutralReason {
     CopyData,
     /// Bytes of an opaque connection that was judged.
     OpaqueBytes,
-    /// Messages of a WebSocket whose handshake was judged.
-    WebSocketMessage,
+    /// Frames of control of a WebSocket whose handshake was judged.
+    WebSocketControl,
 }
 
 /// Frames of the process that carry no operation of their own.

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Limits, Operation, OperationId, Outcome, OutcomeStatus, Refusal, RefusalKind};
-use crate::session::{Answer, Part, Patience, Permit, Session};
+use crate::session::{Answer, Judged, Part, Patience, Permit, Session};
 
 use super::answer::{Owed, Spellings, Withheld, answer, handshake, withhold};
 use super::call::Call;
@@ -175,6 +175,7 @@ impl Exchange {
             process,
             _room,
         } = asked;
+        let operation = Arc::clone(call.operation());
         let stop = waiting.stop();
         let mut patience = |pending: &Refusal, usual| waiting.held(pending, usual);
         let judged = tokio::select! {
@@ -213,6 +214,7 @@ impl Exchange {
             spellings,
             until,
             max_answer: self.legs.settings().max_answer,
+            unreadable: self.legs.settings().unreadable,
         };
         let answered = match until {
             None => self.target.send(message).await,
@@ -222,7 +224,7 @@ impl Exchange {
         };
         match answered {
             Ok(response) if websocket && response.status() == StatusCode::SWITCHING_PROTOCOLS => self
-                .switch(response, owed, process)
+                .switch(response, owed, process, operation)
                 .map_err(|withheld| withheld_from(id, withheld)),
             Ok(response) => {
                 // Refusals from here on are the relay's own.
@@ -248,6 +250,7 @@ impl Exchange {
         mut response: Response<Incoming>,
         owed: Owed,
         process: OnUpgrade,
+        operation: Arc<Operation>,
     ) -> Result<Answer, Withheld> {
         if let Err(what) = accepted(response.status(), response.headers()) {
             return Err(withhold(owed, what));
@@ -263,6 +266,8 @@ impl Exchange {
             target,
             in_flight,
             spellings,
+            operation,
+            max_message: self.legs.settings().max_body,
         };
         *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
         self.noted.switch();

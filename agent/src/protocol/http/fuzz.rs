@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 use crate::fuzz::{cut, plan};
 use crate::model::MaskCounts;
 
-use super::answer::mask_event;
+use super::answer::{Masker, Next, Shape, mask_event};
 use super::escapes::{Format, Unescape};
 use super::framing::{Noted, Watched};
-use super::websocket::{Frames, More};
+use super::websocket::{self, Frames, More};
 
 /// Escapes are undone alike wherever the bytes are cut.
 pub(crate) fn text(data: &[u8]) {
@@ -47,6 +47,34 @@ pub(crate) fn events(data: &[u8]) {
     event.retain(|byte| *byte != 0);
     event.extend_from_slice(b"\n\n");
     let _masked = mask_event(&event, &plan(), &mut MaskCounts::default());
+}
+
+/// Messages of gRPC are masked alike wherever their bytes are cut.
+pub(crate) fn grpc(data: &[u8]) {
+    let (first, second) = cut(data);
+    let masked = |pieces: &[&[u8]]| -> Result<Vec<u8>, &'static str> {
+        let plan = plan();
+        let mut masker = Masker::new(Shape::Grpc { gzip: true }, None, &plan);
+        let mut out = Vec::new();
+        for piece in pieces.iter().copied().map(Some).chain([None]) {
+            let next = plan.apply(Next(&mut masker, None, piece), &mut MaskCounts::default());
+            out.extend_from_slice(&next.into_content()?);
+        }
+        Ok(out)
+    };
+    assert_eq!(
+        masked(&[first, second]),
+        masked(&[[first, second].concat().as_slice()])
+    );
+}
+
+/// Messages of a process in a WebSocket are read alike wherever their bytes are cut.
+pub(crate) fn sent(data: &[u8]) {
+    let (first, second) = cut(data);
+    assert_eq!(
+        websocket::sent_by_process(&[first, second]),
+        websocket::sent_by_process(&[[first, second].concat().as_slice()])
+    );
 }
 
 /// Messages of a WebSocket are masked alike wherever their bytes are cut.

@@ -136,6 +136,10 @@ pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
             HeaderValue::from_static("gzip, deflate, br, zstd"),
         );
     }
+    let coding = HeaderName::from_static("grpc-accept-encoding");
+    if headers.contains_key(&coding) {
+        headers.insert(coding, HeaderValue::from_static("identity,gzip"));
+    }
     Ok(Head {
         method: parts.method.clone(),
         actions,

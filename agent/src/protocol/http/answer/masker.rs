@@ -9,6 +9,7 @@ use super::super::dialect::{Cut, Dialect};
 use super::super::escapes::Unescape;
 use super::echo::Redact;
 use super::events::{Cutter, mask};
+use super::grpc::Messages;
 use super::shape::{Shape, Sniffed, sniff};
 
 /// Largest answer that a dialect gets as a whole.
@@ -23,6 +24,7 @@ pub(in super::super) enum Masker {
     Text(Box<(Unescape, StreamMask)>),
     Events(Cutter, Option<Box<dyn Dialect>>),
     Whole(BytesMut, Box<dyn Dialect>),
+    Messages(Messages),
     /// First bytes that say nothing yet.
     Unknown(BytesMut),
     /// No detector reads it.
@@ -47,13 +49,18 @@ impl Masker {
             (Some((Cut::Http, _)) | None, Shape::Text(format)) => {
                 Self::Text(Box::new((Unescape::new(format), plan.stream())))
             }
+            (Some((Cut::Http, _)) | None, Shape::Grpc { gzip }) => Self::Messages(Messages::new(gzip)),
             (Some((Cut::Http, _)) | None, Shape::Unknown) => Self::Unknown(BytesMut::new()),
         }
     }
 
     /// Whether its bytes are not looked at.
     pub(super) const fn is_blind(&self) -> bool {
-        matches!(self, Self::Binary)
+        match self {
+            Self::Binary => true,
+            Self::Messages(messages) => messages.blind > 0,
+            Self::Text(_) | Self::Events(..) | Self::Whole(..) | Self::Unknown(_) | Self::Done(_) => false,
+        }
     }
 
     /// What the dialect says beside the status.
@@ -61,7 +68,9 @@ impl Masker {
         match self {
             Self::Events(_, Some(dialect)) | Self::Whole(_, dialect) => dialect.note(),
             Self::Done(note) => note.clone(),
-            Self::Text(_) | Self::Events(_, None) | Self::Unknown(_) | Self::Binary => String::new(),
+            Self::Text(_) | Self::Messages(_) | Self::Events(_, None) | Self::Unknown(_) | Self::Binary => {
+                String::new()
+            }
         }
     }
 
@@ -109,6 +118,7 @@ impl Masker {
                     return self.push(&first, plan, counts);
                 }
             }
+            Self::Messages(messages) => messages.push(piece, plan, counts, &mut out)?,
             Self::Binary => out.extend_from_slice(piece),
             Self::Done(_) => return Err("it goes on behind its end"),
         }
@@ -154,6 +164,12 @@ impl Masker {
             Self::Whole(whole, mut dialect) => {
                 out.extend_from_slice(&dialect.response_event(&whole, plan, counts));
                 *self = Self::Done(dialect.note());
+            }
+            Self::Messages(messages) => {
+                if !messages.is_complete() {
+                    return Err("it ends within a message of gRPC");
+                }
+                *self = Self::Messages(messages);
             }
             Self::Binary => *self = Self::Binary,
             Self::Done(note) => *self = Self::Done(note),

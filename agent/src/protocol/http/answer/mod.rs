@@ -3,6 +3,7 @@
 mod coding;
 mod echo;
 mod events;
+mod grpc;
 mod masker;
 mod shape;
 
@@ -16,6 +17,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use crate::config::Unreadable;
 use crate::mask::{MaskPlan, Maskable, Masked, NoData};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
 use crate::session::{Answer, InFlight, Piece};
@@ -63,6 +65,8 @@ pub(super) struct Owed {
     pub(super) until: Option<Instant>,
     /// Largest body of an answer, in bytes, as the process would see it.
     pub(super) max_answer: Option<u64>,
+    /// What happens to what no detector reads.
+    pub(super) unreadable: Unreadable,
 }
 
 impl Owed {
@@ -156,6 +160,15 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
         if at_once && flow.gather(&mut ready).await {
             return Ok(Answer::joined(head, ready));
         }
+        // Nothing of it is shown yet: there is still a place for the reason.
+        if ready.is_empty()
+            && let Some(Err(error)) = &flow.taken
+        {
+            return Err(Withheld {
+                reason: format!("The target did it, but its answer is withheld: {error}."),
+                next_step: "Ask for it in another form (Accept, Accept-Encoding, Accept-Charset).",
+            });
+        }
         let ready = stream::iter(ready.into_iter().map(|content| Ok(Piece::Content(content))));
         let pieces = stream::unfold(flow, |mut flow| async move {
             let piece = flow.next().await?;
@@ -237,7 +250,12 @@ impl Maskable for Fields {
     fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderMap {
         let mut masked = HeaderMap::with_capacity(self.0.len());
         for (name, value) in &self.0 {
-            masked.append(name.clone(), field(name, value, plan, counts));
+            let shown = if name.as_str().ends_with("-bin") {
+                binary(value, plan, counts)
+            } else {
+                field(name, value, plan, counts)
+            };
+            masked.append(name.clone(), shown);
         }
         masked
     }
@@ -256,6 +274,28 @@ fn field(name: &HeaderName, value: &HeaderValue, plan: &MaskPlan, counts: &mut M
     counts.merge(&found);
     HeaderValue::from_maybe_shared(masked.freeze())
         .unwrap_or_else(|_bytes| HeaderValue::from_static("[masked]"))
+}
+
+/// A field of gRPC that holds bytes in base64, such as the details of an error.
+fn binary(value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderValue {
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+
+    let text = value.as_bytes();
+    let decoded = STANDARD
+        .decode(text)
+        .or_else(|_padding| STANDARD_NO_PAD.decode(text));
+    let Ok(message) = decoded else {
+        return field(&HeaderName::from_static("x-bin"), value, plan, counts);
+    };
+    let mut found = MaskCounts::default();
+    let (masked, _seen) = grpc::whole(&message, plan, &mut found);
+    if found.total() == 0 {
+        return value.clone();
+    }
+    counts.merge(&found);
+    HeaderValue::try_from(STANDARD_NO_PAD.encode(masked))
+        .unwrap_or_else(|_text| HeaderValue::from_static("W21hc2tlZF0"))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -409,7 +449,13 @@ impl Flow {
         let content = piece.transpose().map_err(stop)?;
         let size = u64::try_from(content.size()).unwrap_or(u64::MAX);
         self.shown = self.shown.saturating_add(size);
-        let most = self.owed.as_ref().and_then(|owed| owed.max_answer);
+        let owed = self.owed.as_ref();
+        if self.masker.is_blind() && owed.is_some_and(|owed| owed.unreadable == Unreadable::Refuse) {
+            return Err(stop(
+                "no detector reads its format, which the target does not allow (unreadable)",
+            ));
+        }
+        let most = owed.and_then(|owed| owed.max_answer);
         if most.is_some_and(|most| self.shown > most) {
             return Err(stop("it is larger than the target may answer (max_answer)"));
         }

@@ -12,6 +12,11 @@ pub(in super::super) enum Shape {
     Text(Format),
     /// Server-sent events.
     Events,
+    /// Messages of gRPC; those that are compressed are gzip, or in a way that is not known.
+    Grpc {
+        /// Whether the head names gzip.
+        gzip: bool,
+    },
     /// What its first bytes tell.
     Unknown,
 }
@@ -35,6 +40,8 @@ pub(super) fn shape(headers: &HeaderMap) -> Result<Shape, String> {
     let suffix = subtype.rsplit_once('+').map_or(subtype, |(_, suffix)| suffix);
     let shape = match (kind, subtype, suffix) {
         ("text", "event-stream", _) => Shape::Events,
+        ("application", "grpc", _) => return Ok(grpc(headers)),
+        ("application", _, _) if subtype.starts_with("grpc+") => return Ok(grpc(headers)),
         (_, "html" | "xml", _) | (_, _, "xml") => Shape::Text(Format::Markup),
         (_, "x-www-form-urlencoded", _) => Shape::Text(Format::Form),
         (_, _, "json" | "json-seq")
@@ -58,6 +65,13 @@ pub(super) fn shape(headers: &HeaderMap) -> Result<Shape, String> {
         return Err(charset);
     }
     Ok(shape)
+}
+
+fn grpc(headers: &HeaderMap) -> Shape {
+    let gzip = headers
+        .get("grpc-encoding")
+        .is_some_and(|coding| coding == "gzip");
+    Shape::Grpc { gzip }
 }
 
 fn charset(headers: &HeaderMap) -> Option<String> {
@@ -129,6 +143,7 @@ mod tests {
             ("text/html; charset=ISO-8859-1", Ok(Shape::Text(Format::Markup))),
             ("image/svg+xml", Ok(Shape::Text(Format::Markup))),
             ("text/event-stream", Ok(Shape::Events)),
+            ("application/grpc+proto", Ok(Shape::Grpc { gzip: false })),
             ("text/csv", Ok(Shape::Text(Format::Text))),
             ("application/octet-stream", Ok(Shape::Unknown)),
             ("image/png", Ok(Shape::Unknown)),

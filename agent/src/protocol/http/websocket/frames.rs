@@ -8,22 +8,10 @@ use crate::model::MaskCounts;
 
 use super::super::answer::{Masker, Next, Redact, Shape, Spellings};
 use super::super::escapes::{Format, masked_text};
+use super::{BINARY, CLOSE, CONTINUATION, CONTROL, PING, PONG, Stop, TEXT};
 
 /// Masked bytes that are collected before a fragment is written.
 const FRAGMENT: usize = 64 * 1024;
-/// Largest payload of a control frame.
-const CONTROL: usize = 125;
-
-const CONTINUATION: u8 = 0;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-
-/// Why nothing more can be read.
-type Stop = &'static str;
-
 /// A message that is not complete.
 #[derive(Debug)]
 struct Message {
@@ -184,15 +172,12 @@ impl Frames {
         self.closed = true;
         let (code, reason) = payload.split_at_checked(2).unwrap_or((payload, &[]));
         let reason = masked_text(reason, Format::Text, plan, counts);
-        let mut closing = BytesMut::from(code);
-        // A reason must be UTF-8 as a whole.
-        for letter in String::from_utf8_lossy(&reason).chars() {
-            if closing.len() + letter.len_utf8() > CONTROL {
-                break;
-            }
-            closing.put_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-        frame(true, CLOSE, &closing, out);
+        frame(
+            true,
+            CLOSE,
+            &with_reason(code, &String::from_utf8_lossy(&reason)),
+            out,
+        );
     }
 
     fn data(
@@ -232,6 +217,25 @@ impl Frames {
         }
         Ok(())
     }
+}
+
+/// What a frame that closes holds: a reason must be UTF-8 as a whole.
+fn with_reason(code: &[u8], reason: &str) -> BytesMut {
+    let mut closing = BytesMut::from(code);
+    for letter in reason.chars() {
+        if closing.len() + letter.len_utf8() > CONTROL {
+            break;
+        }
+        closing.put_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    closing
+}
+
+/// The frame with which a server closes.
+pub(super) fn closing(code: u16, reason: &str) -> Bytes {
+    let mut out = BytesMut::new();
+    frame(true, CLOSE, &with_reason(&code.to_be_bytes(), reason), &mut out);
+    out.freeze()
 }
 
 /// Appends one frame, as a server writes it.

@@ -1,29 +1,50 @@
-//! A WebSocket (RFC 6455) after its handshake: messages of the target are masked, messages of the process go on as they
-//! are. The handshake was judged as `http.websocket`; extensions were not offered, so payloads are what they look like.
+//! A WebSocket (RFC 6455) after its handshake: messages of the target are masked, each message of the process is judged and
+//! recorded like its handshake (`http.websocket`, with the method MESSAGE). Extensions were not offered, so payloads are
+//! what they look like. A refusal closes it with 1008 and the reason.
 
 mod frames;
+mod sent;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 
-use crate::model::{MaskCounts, Outcome, OutcomeStatus};
-use crate::session::{Downstream, InFlight, Neutral, NeutralReason, Session, Upstream};
+use crate::model::{MaskCounts, Operation, Outcome, OutcomeStatus, Refusal};
+use crate::session::{AgentSpeech, Downstream, InFlight, Session, Upstream};
 
 use super::answer::Spellings;
 #[cfg(test)]
 pub(super) use frames::shown;
 pub(super) use frames::{Frames, More};
+use sent::{Message, Reader, Sent, TOO_LARGE};
 
 /// How long both sides may take to change the protocol, and the target to say goodbye.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that are read at once.
 const CHUNK: usize = 16 * 1024;
+/// Largest payload of a control frame.
+const CONTROL: usize = 125;
+
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// Codes of closing (RFC 6455, 7.4.1).
+const BROKEN: u16 = 1002;
+const REFUSED: u16 = 1008;
+const LARGE: u16 = 1009;
+
+/// Why nothing more can be read.
+type Stop = &'static str;
 
 /// What the target answered to a handshake.
 pub(super) fn accepted(status: StatusCode, headers: &HeaderMap) -> Result<(), &'static str> {
@@ -48,19 +69,10 @@ pub(super) struct Switch {
     pub(super) in_flight: InFlight,
     /// The real credential that went with it.
     pub(super) spellings: Option<Spellings>,
-}
-
-/// Bytes of the process within a WebSocket that was judged.
-struct Sent(Bytes);
-
-impl Neutral for Sent {
-    fn reason(&self) -> NeutralReason {
-        NeutralReason::WebSocketMessage
-    }
-
-    fn encode(self, out: &mut BytesMut) {
-        out.extend_from_slice(&self.0);
-    }
+    /// The operation that it was judged as.
+    pub(super) operation: Arc<Operation>,
+    /// Largest message of the process, in bytes.
+    pub(super) max_message: usize,
 }
 
 /// Carries messages both ways until one side ends.
@@ -70,6 +82,8 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
         target,
         in_flight,
         spellings,
+        operation,
+        max_message,
     } = switch;
     let InFlight {
         outcome: owed,
@@ -96,59 +110,153 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
     let mut up = Up {
         from: from_process,
         to: Upstream::new(to_target),
+        reader: Reader::new(max_message),
+        handshake: operation,
         sent: 0,
     };
-    let ended = {
-        let down = down.run();
-        tokio::pin!(down);
+    let (ended, said) = {
+        let running = down.run();
+        tokio::pin!(running);
         tokio::select! {
-            ended = &mut down => ended,
-            () = up.run(session) => {
+            ended = &mut running => (ended, None),
+            goodbye = up.run(session) => match goodbye {
                 // The target may still say goodbye.
-                tokio::time::timeout(TIME_LIMIT, down).await.unwrap_or(Ok(()))
+                None => (tokio::time::timeout(TIME_LIMIT, running).await.unwrap_or(Ok(())), None),
+                Some(goodbye) => (Ok(()), Some(goodbye)),
             }
         }
     };
-    let mut outcome = match ended {
-        Ok(()) => Outcome::bare(OutcomeStatus::Completed, "101"),
-        Err(why) => Outcome::bare(OutcomeStatus::Failed, format!("101: {why}")),
+    let mut outcome = match (ended, &said) {
+        (_, Some(goodbye)) => Outcome::bare(
+            OutcomeStatus::Failed,
+            format!("101: closed with {}", goodbye.code),
+        ),
+        (Ok(()), None) => Outcome::bare(OutcomeStatus::Completed, "101"),
+        (Err(why), None) => Outcome::bare(OutcomeStatus::Failed, format!("101: {why}")),
     };
+    if let Some(goodbye) = said {
+        down.say(&goodbye).await;
+    }
     outcome.bytes_up = up.sent;
     outcome.bytes_down = down.shown;
     outcome.masked = down.counts;
     owed.finish(outcome);
 }
 
+/// What is read from these pieces of a process, for the fuzzer.
+#[cfg(feature = "fuzzing")]
+pub(super) fn sent_by_process(pieces: &[&[u8]]) -> Result<Vec<String>, Stop> {
+    let (mut reader, mut all) = (Reader::new(1 << 16), Vec::new());
+    for piece in pieces {
+        reader.push(piece);
+        while let Some(sent) = reader.next()? {
+            all.push(format!("{sent:?}"));
+        }
+    }
+    Ok(all)
+}
+
+/// How the agent closes a WebSocket.
+struct Goodbye {
+    code: u16,
+    reason: String,
+}
+
+impl Goodbye {
+    fn refused(refusal: &Refusal) -> Self {
+        Self {
+            code: REFUSED,
+            reason: refusal.to_string(),
+        }
+    }
+}
+
 /// Process to target.
 struct Up {
     from: ReadHalf<TokioIo<Upgraded>>,
     to: Upstream<WriteHalf<TokioIo<Upgraded>>>,
+    reader: Reader,
+    handshake: Arc<Operation>,
     sent: u64,
 }
 
 impl Up {
-    /// Until the process ends, or nobody stands behind the session any more.
-    async fn run(&mut self, session: &Session) {
+    /// Until the process ends, or something of it is refused: then with what it is told.
+    async fn run(&mut self, session: &Session) -> Option<Goodbye> {
         let mut buffer = BytesMut::new();
-        loop {
+        let said = loop {
             buffer.reserve(CHUNK);
             match self.from.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(n) => self.sent = self.sent.saturating_add(u64::try_from(n).unwrap_or(u64::MAX)),
+                Ok(0) | Err(_) => break None,
+                Ok(_) => self.reader.push(&buffer.split()),
             }
-            match session.pass(Sent(buffer.split().freeze())) {
-                Ok(pass) => self.to.pass(pass),
-                Err(refusal) => {
-                    tracing::info!(%refusal, "a WebSocket ended");
-                    break;
-                }
+            match self.forward(session).await {
+                Ok(true) => {}
+                Ok(false) => break None,
+                Err(goodbye) => break Some(goodbye),
             }
-            if self.to.flush().await.is_err() {
-                break;
-            }
-        }
+        };
         if let Err(error) = self.to.shutdown().await {
             tracing::debug!(%error, "target was gone");
+        }
+        said
+    }
+
+    /// Judges and forwards what is complete; whether more may come.
+    async fn forward(&mut self, session: &Session) -> Result<bool, Goodbye> {
+        loop {
+            let sent = match self.reader.next() {
+                Ok(None) => return Ok(true),
+                Ok(Some(sent)) => sent,
+                Err(what) => {
+                    let code = if what == TOO_LARGE { LARGE } else { BROKEN };
+                    let refusal = session.refuse_unknown(format!("In a WebSocket {what}.")).await;
+                    return Err(Goodbye {
+                        code,
+                        reason: refusal.to_string(),
+                    });
+                }
+            };
+            let outcome = match sent {
+                Sent::Control(control) => {
+                    let closes = control.closes();
+                    let pass = session
+                        .pass(control)
+                        .map_err(|refusal| Goodbye::refused(&refusal))?;
+                    self.to.pass(pass);
+                    if closes {
+                        let _gone = self.to.flush().await;
+                        return Ok(false);
+                    }
+                    None
+                }
+                Sent::Message(text, payload) => {
+                    let plan = session.masks_nothing_revealed();
+                    let size = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+                    let message = Message::new(&self.handshake, text, payload, &plan);
+                    let permit = session.authorize(message).await;
+                    let permit = permit.map_err(|refusal| Goodbye::refused(&refusal))?;
+                    self.sent = self.sent.saturating_add(size);
+                    let InFlight {
+                        outcome,
+                        plan: _,
+                        limits: _,
+                    } = self.to.forward(permit);
+                    Some((outcome, size))
+                }
+            };
+            let flushed = self.to.flush().await;
+            if let Some((owed, size)) = outcome {
+                let mut outcome = match &flushed {
+                    Ok(()) => Outcome::bare(OutcomeStatus::Completed, "sent"),
+                    Err(error) => Outcome::bare(OutcomeStatus::Failed, error.to_string()),
+                };
+                outcome.bytes_up = size;
+                owed.finish(outcome);
+            }
+            if flushed.is_err() {
+                return Ok(false);
+            }
         }
     }
 }
@@ -163,6 +271,17 @@ struct Down {
 }
 
 impl Down {
+    /// Closes the process's side in the agent's own words; frames that were begun are whole.
+    async fn say(&mut self, goodbye: &Goodbye) {
+        self.to.say(AgentSpeech::status(frames::closing(
+            goodbye.code,
+            &goodbye.reason,
+        )));
+        if let Err(error) = self.to.shutdown().await {
+            tracing::debug!(%error, "process was gone");
+        }
+    }
+
     async fn run(&mut self) -> Result<(), &'static str> {
         let mut buffer = BytesMut::new();
         let ended = loop {
