@@ -30,6 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wget", "an HTTP client of the tests"),
     ("unbound", "the resolver of the tests"),
     ("bind9-dnsutils", "dig, a client of the tests"),
+    ("restic", "an HTTP client of the tests, in Go"),
     ("nftables", "the kernel benchmark's yardstick"),
     ("haproxy", "the HTTP benchmark's yardstick"),
     ("nghttp2-client", "the HTTP benchmark's load"),
