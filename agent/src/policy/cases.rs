@@ -10,10 +10,11 @@ use toml::Spanned;
 
 use crate::model::{
     Action, ConnectFacts, DataClass, Digest, Environment, Facts, Fingerprint, Group, HttpFacts, IssuerName,
-    LlmFacts, McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, Spent, SqlFacts,
-    StatementFacts, StatementKind, TableName, Target, TargetName, Timestamp, Usage, duration,
+    LlmFacts, McpFacts, Operation, PolicyId, Principal, PrincipalKind, Protocol, SqlFacts, StatementFacts,
+    StatementKind, TableName, Target, TargetName, Timestamp, duration,
 };
 
+use super::case_budget::RawUsage;
 use super::case_names::RawDns;
 use super::load::PolicySource;
 use super::rehearse::Answer;
@@ -228,15 +229,6 @@ struct RawLlm {
     bytes: u64,
     attachments: bool,
     stored: bool,
-}
-
-#[derive(Deserialize, Default, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-struct RawUsage {
-    tokens_hour: u64,
-    requests_hour: u64,
-    model_tokens_hour: u64,
-    model_requests_hour: u64,
 }
 
 #[derive(Deserialize, Default, PartialEq)]
@@ -518,15 +510,7 @@ fn llm(actions: &BTreeSet<Action>, context: RawContext) -> Result<Facts, String>
         attachments,
         stored,
     } = context.llm;
-    let usage = context.usage.map(|usage| Usage {
-        hour: Spent {
-            tokens: usage.tokens_hour,
-            requests: usage.requests_hour,
-            model_tokens: usage.model_tokens_hour,
-            model_requests: usage.model_requests_hour,
-        },
-        later: Vec::new(),
-    });
+    let usage = context.usage.map(RawUsage::usage);
     Ok(Facts::Llm(LlmFacts {
         api,
         endpoint,

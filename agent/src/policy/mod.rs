@@ -2,6 +2,7 @@
 
 mod annotations;
 mod budget;
+mod case_budget;
 mod case_names;
 mod cases;
 mod decision;
