@@ -225,7 +225,7 @@ fn recorded(records: &[Value]) -> Result<()> {
     ensure!(allowed["original"] == "127.0.0.53:53", "{allowed}");
     let ended = records
         .iter()
-        .find(|r| r["operation"] == allowed["operation"] && r["kind"] == "operation.ended")
+        .find(|r| r["operation"] == allowed["operation"] && r["kind"] == "outcome")
         .context("no outcome")?;
     ensure!(
         ended["status"] == "completed" && ended["detail"] == "NOERROR",
