@@ -392,7 +392,7 @@ fn text(spec: &GovernSpec, unit: &str, written: &BTreeMap<String, String>) -> St
     }
     line("# The agent's records, keys and sockets of others:");
     line(&format!(
-        "InaccessiblePaths=-{}/audit -{0}/ca/authority.pem -{0}/mask.key -{0}/approvals.db -/etc/credstore -/etc/credstore.encrypted",
+        "InaccessiblePaths=-{}/audit -{0}/ca/authority.pem -{0}/mask.key -{0}/approvals.db -{0}/usage.db -/etc/credstore -/etc/credstore.encrypted",
         spec.state_dir.display()
     ));
     line(

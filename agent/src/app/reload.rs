@@ -117,7 +117,7 @@ fn look(dir: &Path) -> Look {
     let seen = || -> std::io::Result<_> {
         let mut files = Vec::new();
         for path in crate::files::list(dir)? {
-            if path.extension().is_some_and(|e| e == "cedar") {
+            if path.extension().is_some_and(|e| e == "cedar" || e == "cedarschema") {
                 // Through links: the content is what matters.
                 let m = crate::files::metadata(&path)?;
                 let id = [
@@ -198,6 +198,14 @@ mod tests {
         let events = eventually(&audit, 4).await;
         assert!(
             matches!(events.last(), Some(Event::Reloaded { to, .. }) if *to == first),
+            "{events:?}"
+        );
+
+        // A schema of tools beside them counts as they do.
+        std::fs::write(dir.path().join("tools.cedarschema"), "no schema").expect("written");
+        let events = eventually(&audit, 5).await;
+        assert!(
+            matches!(events.last(), Some(Event::ReloadRefused { kept, .. }) if *kept == first),
             "{events:?}"
         );
         drop(task);

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, open, openat, statat};
 
 /// What an agent keeps in its directories; anything else in a directory that is to be given away is somebody else's.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "audit",
     "ca",
     "mask.",
     "approvals.",
     "mcp-tools.",
+    "usage.",
     "serve.",
     "lost+found",
 ];
