@@ -117,7 +117,10 @@ fn look(dir: &Path) -> Look {
     let seen = || -> std::io::Result<_> {
         let mut files = Vec::new();
         for path in crate::files::list(dir)? {
-            if path.extension().is_some_and(|e| e == "cedar" || e == "cedarschema") {
+            if path
+                .extension()
+                .is_some_and(|e| e == "cedar" || e == "cedarschema")
+            {
                 // Through links: the content is what matters.
                 let m = crate::files::metadata(&path)?;
                 let id = [
