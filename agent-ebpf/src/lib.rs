@@ -39,6 +39,6 @@ pub use abi::{
     FlowKey, FlowValue, Hook, Identity, LISTENER_PORTS, Listener, RUN_LABEL, Rule, RuleKey, State,
 };
 pub use verdict::{
-    HEARTBEAT_LIMIT_NS, Kind, Packet, Question, Reason, RuleVerdict, Verdict, choose, dns_slot,
+    HEARTBEAT_LIMIT_NS, Kind, NO_RESOLVER, Packet, Question, Reason, RuleVerdict, Verdict, choose, dns_slot,
     inbound_allowed, packet_allowed, socket_allowed, verdict,
 };

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use interdict_ebpf::{
-    Address, Counter, DenialEvent, FlowValue, Hook, Kind, Question, Reason, Verdict, verdict,
+    Address, Counter, DenialEvent, FlowValue, Hook, Kind, NO_RESOLVER, Question, Reason, Verdict, verdict,
 };
 
 use super::dns::{ask, asked};
@@ -261,9 +261,9 @@ fn question(ctx: &SockAddrContext, destination: Address, netns: u64) -> Question
             destination,
             heartbeat_ns: STATE.get(0).map_or(0, |state| state.heartbeat_ns),
             now_ns: bpf_ktime_get_boot_ns(),
-            listener: LISTENERS.get(netns).copied(),
+            listener: LISTENERS.get(netns).copied().unwrap_or_default(),
             spread: bpf_get_prandom_u32(),
-            resolver: RESOLVERS.get(destination).copied(),
+            resolver: RESOLVERS.get(destination).copied().unwrap_or(NO_RESOLVER),
             rule: rule_in(&RULES, LABELS.get(tgid).copied().unwrap_or(0), &destination),
         }
     }

@@ -14,7 +14,7 @@ use interdict_ebpf::{
     Reason, dns_slot,
 };
 
-use super::packet::headers;
+use super::packet::Headers;
 use super::report::count;
 use super::{ASKING, DATAGRAMS, LISTENERS};
 
@@ -25,7 +25,7 @@ const UDP: u8 = 17;
 pub(super) fn ask(
     ctx: &SockAddrContext,
     server: &Address,
-    resolver: Option<u8>,
+    resolver: u8,
     identity: &Identity,
     now_ns: u64,
 ) -> Result<(), Reason> {
@@ -90,7 +90,10 @@ pub(super) fn note(ctx: &SkBuffContext) -> bool {
     if socket.is_null() {
         return true;
     }
-    let Some(headers) = headers(ctx) else { return false };
+    let mut headers = Headers::default();
+    if headers.read(ctx).is_none() {
+        return false;
+    }
     if headers.protocol != UDP {
         return true;
     }

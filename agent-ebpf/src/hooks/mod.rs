@@ -78,16 +78,16 @@ static ACCEPTED: SkStorage<u32> = SkStorage::new();
 
 /// The rule for a destination. Whoever has no label is in the run's cgroup all the same.
 #[inline(always)]
-fn rule_in(rules: &LpmTrie<RuleKey, Rule>, label: u32, destination: &Address) -> Option<Rule> {
+fn rule_in(rules: &LpmTrie<RuleKey, Rule>, label: u32, destination: &Address) -> Rule {
     let mut key = RuleKey {
         label: if label == 0 { RUN_LABEL } else { label },
         port: destination.port,
         pad: 0,
         ip: destination.ip,
     };
-    let exact = rules.get(Key::new(RuleKey::BITS, key)).copied();
+    let exact = *rules.get(Key::new(RuleKey::BITS, key)).unwrap_or(&Rule::NONE);
     key.port = 0;
-    let any = rules.get(Key::new(RuleKey::BITS, key)).copied();
+    let any = *rules.get(Key::new(RuleKey::BITS, key)).unwrap_or(&Rule::NONE);
     choose(exact, any)
 }
 

@@ -42,23 +42,20 @@ fn on_egress(ctx: SkBuffContext) -> i32 {
     }) {
         return ALLOW;
     }
-    let Some(Headers {
-        protocol,
-        destination,
-        ..
-    }) = headers(&ctx)
-    else {
+    let mut headers = Headers::default();
+    if headers.read(&ctx).is_none() {
         return drop_packet(skb, Address::default());
-    };
+    }
+    let protocol = headers.protocol;
     let packet = Packet {
         interface,
         is_answer: protocol == TCP && is_answer(skb),
-        is_direct: (protocol == TCP || protocol == UDP) && is_direct(&destination),
+        is_direct: (protocol == TCP || protocol == UDP) && is_direct(&headers.destination),
     };
     if packet_allowed(&packet) {
         ALLOW
     } else {
-        drop_packet(skb, destination)
+        drop_packet(skb, headers.destination)
     }
 }
 
@@ -74,12 +71,13 @@ fn on_ingress(ctx: SkBuffContext) -> i32 {
     if !listens {
         return ALLOW;
     }
-    let Some(Headers {
-        source, destination, ..
-    }) = headers(&ctx)
-    else {
+    let mut headers = Headers::default();
+    if headers.read(&ctx).is_none() {
         return DENY;
-    };
+    }
+    let Headers {
+        source, destination, ..
+    } = headers;
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     let heartbeat_ns = STATE.get(0).map_or(0, |state| state.heartbeat_ns);
@@ -106,7 +104,9 @@ fn on_ingress(ctx: SkBuffContext) -> i32 {
     DENY
 }
 
-/// What a packet says of itself.
+/// What a packet says of itself. Read into a value that was there before: an `Option` of it is copied with whatever its
+/// empty case left on the stack, and verifiers before Linux 6.3 refuse to read that.
+#[derive(Default)]
 pub(super) struct Headers {
     pub(super) protocol: u8,
     /// Ports are 0 for what is neither TCP nor UDP.
@@ -116,30 +116,28 @@ pub(super) struct Headers {
     pub(super) transport: usize,
 }
 
-/// Transport protocol and both ends. At these hooks the data starts with the IP header, and is not yet cut into
-/// fragments, or whole again. IPv6 extension headers are not followed: then there is no port, and nothing that needs one is allowed.
-#[inline(always)]
-pub(super) fn headers(ctx: &SkBuffContext) -> Option<Headers> {
-    let first: u8 = ctx.load(0).ok()?;
-    if first >> 4 == 4 {
-        let transport = usize::from(first & 0xf) * 4;
-        let protocol: u8 = ctx.load(9).ok()?;
-        let (from, to) = ports(ctx, protocol, transport);
-        return Some(Headers {
-            protocol,
-            source: Address::v4(ctx.load(12).ok()?, from),
-            destination: Address::v4(ctx.load(16).ok()?, to),
-            transport,
-        });
+impl Headers {
+    /// Transport protocol and both ends. At these hooks the data starts with the IP header, and is not yet cut into
+    /// fragments, or whole again. IPv6 extension headers are not followed: then there is no port, and nothing that needs
+    /// one is allowed. `None`: the packet is shorter than its header.
+    #[inline(always)]
+    pub(super) fn read(&mut self, ctx: &SkBuffContext) -> Option<()> {
+        let first: u8 = ctx.load(0).ok()?;
+        if first >> 4 == 4 {
+            self.transport = usize::from(first & 0xf) * 4;
+            self.protocol = ctx.load(9).ok()?;
+            let (from, to) = ports(ctx, self.protocol, self.transport);
+            self.source = Address::v4(ctx.load(12).ok()?, from);
+            self.destination = Address::v4(ctx.load(16).ok()?, to);
+            return Some(());
+        }
+        self.transport = 40;
+        self.protocol = ctx.load(6).ok()?;
+        let (from, to) = ports(ctx, self.protocol, self.transport);
+        self.source = Address::v6(ctx.load(8).ok()?, from);
+        self.destination = Address::v6(ctx.load(24).ok()?, to);
+        Some(())
     }
-    let protocol: u8 = ctx.load(6).ok()?;
-    let (from, to) = ports(ctx, protocol, 40);
-    Some(Headers {
-        protocol,
-        source: Address::v6(ctx.load(8).ok()?, from),
-        destination: Address::v6(ctx.load(24).ok()?, to),
-        transport: 40,
-    })
 }
 
 #[inline(always)]
@@ -154,8 +152,8 @@ fn ports(ctx: &SkBuffContext, protocol: u8, start: usize) -> (u16, u16) {
 /// Who sends is not known here: the rules are the run's.
 #[inline(always)]
 fn is_direct(destination: &Address) -> bool {
-    rule_in(&RULES, RUN_LABEL, destination)
-        .is_some_and(|rule| RuleVerdict::from_number(rule.verdict) == RuleVerdict::Direct)
+    let rule = rule_in(&RULES, RUN_LABEL, destination);
+    RuleVerdict::from_number(rule.verdict) == RuleVerdict::Direct
 }
 
 /// Whether the packet belongs to a connection that was opened from the other side.

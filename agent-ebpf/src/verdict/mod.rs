@@ -50,7 +50,8 @@ pub const fn socket_allowed(family: u32, socket_type: u32, protocol: u32) -> boo
     }
 }
 
-/// What is asked.
+/// What is asked. No field is an `Option`: the compiler carries the content of an empty one through the program as whatever
+/// was on the stack, and verifiers without "allow reads from uninit stack" (Linux 6.3) refuse the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// What the socket speaks.
@@ -61,15 +62,18 @@ pub struct Question {
     pub heartbeat_ns: u64,
     /// See `heartbeat_ns`.
     pub now_ns: u64,
-    /// The agent's listeners in the socket's namespace.
-    pub listener: Option<Listener>,
+    /// The agent's listeners in the socket's namespace; where there are none, all ports are 0.
+    pub listener: Listener,
     /// Any number: chooses among the agent's ports.
     pub spread: u32,
-    /// Which of the resolvers that the host is configured with the destination is, where it is one.
-    pub resolver: Option<u8>,
-    /// The rule for the destination, where there is one.
-    pub rule: Option<Rule>,
+    /// Which of the resolvers that the host is configured with the destination is, or [`NO_RESOLVER`].
+    pub resolver: u8,
+    /// The rule for the destination, or [`Rule::NONE`].
+    pub rule: Rule,
 }
+
+/// The destination is none of the host's resolvers.
+pub const NO_RESOLVER: u8 = u8::MAX;
 
 /// What a rule says.
 #[repr(u8)]
@@ -81,6 +85,8 @@ pub enum RuleVerdict {
     Direct = 2,
     /// Not at all.
     Deny = 3,
+    /// There is no rule ([`Rule::NONE`]).
+    None = 4,
 }
 
 impl RuleVerdict {
@@ -91,19 +97,33 @@ impl RuleVerdict {
         match number {
             1 => Self::Redirect,
             2 => Self::Direct,
+            4 => Self::None,
             _ => Self::Deny,
         }
+    }
+}
+
+impl Rule {
+    /// Stands for no rule. Shorter than any prefix, and never in a table.
+    pub const NONE: Self = Self {
+        verdict: RuleVerdict::None as u8,
+        bits: 0,
+    };
+
+    #[inline(always)]
+    const fn is_none(self) -> bool {
+        matches!(RuleVerdict::from_number(self.verdict), RuleVerdict::None)
     }
 }
 
 /// Of the rule for the port and the one for any port, the longer prefix; the port's where they are equally long.
 #[must_use]
 #[inline(always)]
-pub fn choose(exact: Option<Rule>, any: Option<Rule>) -> Option<Rule> {
-    match (exact, any) {
-        (Some(exact), Some(any)) if any.bits > exact.bits => Some(any),
-        (None, any) => any,
-        (exact, _) => exact,
+pub const fn choose(exact: Rule, any: Rule) -> Rule {
+    if exact.is_none() || (!any.is_none() && any.bits > exact.bits) {
+        any
+    } else {
+        exact
     }
 }
 
@@ -183,10 +203,10 @@ pub fn verdict(question: &Question) -> Verdict {
         // Redirected to itself, it would be a connection whose target is the agent.
         return Verdict::Deny(Reason::AgentPort);
     }
-    let rule = question.rule.map(|rule| RuleVerdict::from_number(rule.verdict));
+    let rule = RuleVerdict::from_number(question.rule.verdict);
     match question.kind {
-        Kind::Tcp | Kind::Udp if rule == Some(RuleVerdict::Deny) => Verdict::Deny(Reason::Rule),
-        Kind::Tcp | Kind::Udp if rule == Some(RuleVerdict::Direct) => Verdict::Direct,
+        Kind::Tcp | Kind::Udp if rule == RuleVerdict::Deny => Verdict::Deny(Reason::Rule),
+        Kind::Tcp | Kind::Udp if rule == RuleVerdict::Direct => Verdict::Direct,
         Kind::Udp if question.destination.port == DNS_PORT => redirect_dns(question),
         Kind::Udp => Verdict::Deny(Reason::Udp),
         Kind::Other => Verdict::Deny(Reason::Protocol),
@@ -196,15 +216,12 @@ pub fn verdict(question: &Question) -> Verdict {
 
 #[inline(always)]
 fn is_agent(question: &Question) -> bool {
-    let has = |listener: Listener| listener.has(question.destination.port);
-    question.destination.is_loopback() && question.listener.is_some_and(has)
+    question.destination.is_loopback() && question.listener.has(question.destination.port)
 }
 
 #[inline(always)]
 fn redirect(question: &Question) -> Verdict {
-    let Some(listener) = question.listener else {
-        return Verdict::Deny(Reason::NoListener);
-    };
+    let listener = &question.listener;
     let ports = if question.destination.is_v4_mapped() {
         listener.v4_ports
     } else {
@@ -223,9 +240,7 @@ fn redirect(question: &Question) -> Verdict {
 
 #[inline(always)]
 fn redirect_dns(question: &Question) -> Verdict {
-    let Some(listener) = question.listener else {
-        return Verdict::Deny(Reason::NoListener);
-    };
+    let listener = &question.listener;
     let first = if question.destination.is_v4_mapped() {
         listener.v4_dns
     } else {
@@ -242,15 +257,13 @@ fn redirect_dns(question: &Question) -> Verdict {
 /// as by each. Resolvers have their own; all others share the rest, and two that meet there are told apart in time.
 #[must_use]
 #[inline(always)]
-pub fn dns_slot(server: &Address, resolver: Option<u8>) -> u16 {
-    match resolver {
-        Some(number) if (number as u16) < DNS_RESOLVER_SLOTS => number as u16,
-        _ => {
-            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = server.ip;
-            let all = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h ^ i ^ j ^ k ^ l ^ m ^ n ^ o ^ p;
-            DNS_RESOLVER_SLOTS + (all as u16) % (DNS_SLOTS - DNS_RESOLVER_SLOTS)
-        }
+pub fn dns_slot(server: &Address, resolver: u8) -> u16 {
+    if (resolver as u16) < DNS_RESOLVER_SLOTS {
+        return resolver as u16;
     }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = server.ip;
+    let all = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h ^ i ^ j ^ k ^ l ^ m ^ n ^ o ^ p;
+    DNS_RESOLVER_SLOTS + (all as u16) % (DNS_SLOTS - DNS_RESOLVER_SLOTS)
 }
 
 /// The loopback interface: the first of every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
@@ -278,9 +291,8 @@ pub const fn packet_allowed(packet: &Packet) -> bool {
 /// what is asked of a governed server by another process here is seen where that process asks.
 #[must_use]
 #[inline(always)]
-pub fn inbound_allowed(interface: u32, rule: Option<Rule>) -> bool {
-    let allowed = |rule: Rule| matches!(RuleVerdict::from_number(rule.verdict), RuleVerdict::Direct);
-    interface == LOOPBACK || rule.is_some_and(allowed)
+pub const fn inbound_allowed(interface: u32, rule: Rule) -> bool {
+    interface == LOOPBACK || matches!(RuleVerdict::from_number(rule.verdict), RuleVerdict::Direct)
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ const V4: Address = Address::v4([10, 0, 0, 7], 5432);
 const V6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 5432);
 const DNS: Address = Address::v4([10, 0, 0, 1], 53);
 const DNS6: Address = Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8], 53);
-const BOTH: Option<Listener> = Some(Listener {
+const BOTH: Listener = Listener {
     v4_ports: [4000, 4001, 4002, 4003],
     v6_ports: [6000, 6001, 6002, 6003],
     v4_dns: 4100,
     v6_dns: 6100,
-});
+};
 
 fn ask(kind: Kind, destination: Address) -> Question {
     let now_ns = 10_000_000_000;
@@ -22,15 +22,15 @@ fn ask(kind: Kind, destination: Address) -> Question {
         now_ns,
         listener: BOTH,
         spread: 0,
-        resolver: None,
-        rule: None,
+        resolver: NO_RESOLVER,
+        rule: Rule::NONE,
     }
 }
 
 #[test]
 fn rules_come_before_the_usual_way() {
     let with = |kind, destination, verdict: u8| {
-        let rule = Some(Rule { verdict, bits: 128 });
+        let rule = Rule { verdict, bits: 128 };
         verdict_of(Question {
             rule,
             ..ask(kind, destination)
@@ -52,10 +52,10 @@ fn rules_come_before_the_usual_way() {
     assert_eq!(with(Kind::Tcp, agent, direct), Verdict::Deny(Reason::AgentPort));
     let dead = Question {
         heartbeat_ns: 1,
-        rule: Some(Rule {
+        rule: Rule {
             verdict: direct,
             bits: 128,
-        }),
+        },
         ..ask(Kind::Tcp, V4)
     };
     assert_eq!(verdict_of(dead), Verdict::Deny(Reason::NoHeartbeat));
@@ -67,10 +67,11 @@ fn verdict_of(question: Question) -> Verdict {
 
 #[test]
 fn the_longer_prefix_wins_and_then_the_port() {
-    let rule = |verdict, bits| Some(Rule { verdict, bits });
-    assert_eq!(choose(None, None), None);
-    assert_eq!(choose(rule(1, 100), None), rule(1, 100));
-    assert_eq!(choose(None, rule(2, 100)), rule(2, 100));
+    let rule = |verdict, bits| Rule { verdict, bits };
+    let none = Rule::NONE;
+    assert_eq!(choose(none, none), none);
+    assert_eq!(choose(rule(1, 100), none), rule(1, 100));
+    assert_eq!(choose(none, rule(2, 100)), rule(2, 100));
     assert_eq!(choose(rule(1, 100), rule(2, 101)), rule(2, 101));
     assert_eq!(choose(rule(1, 101), rule(2, 100)), rule(1, 101));
     assert_eq!(choose(rule(1, 100), rule(2, 100)), rule(1, 100));
@@ -92,13 +93,13 @@ fn verdicts() {
         ..ask(Kind::Tcp, V4)
     };
     let elsewhere = Question {
-        listener: None,
+        listener: Listener::default(),
         ..ask(Kind::Tcp, V4)
     };
-    let only_v4 = Some(Listener {
+    let only_v4 = Listener {
         v4_ports: [4000; 4],
         ..Listener::default()
-    });
+    };
     let table = [
         (ask(Kind::Tcp, V4), Verdict::Redirect { port: 4000 }),
         (ask(Kind::Tcp, V6), Verdict::Redirect { port: 6000 }),
@@ -118,15 +119,15 @@ fn verdicts() {
         (ask(Kind::Udp, DNS6), Verdict::Redirect { port: 6104 }),
         (
             Question {
-                resolver: Some(1),
+                resolver: 1,
                 ..ask(Kind::Udp, DNS)
             },
             Verdict::Redirect { port: 4101 },
         ),
         (
             Question {
-                resolver: Some(1),
-                listener: None,
+                resolver: 1,
+                listener: Listener::default(),
                 ..ask(Kind::Udp, DNS)
             },
             Verdict::Deny(NoListener),
@@ -140,14 +141,14 @@ fn verdicts() {
         ),
         (
             Question {
-                resolver: Some(0),
+                resolver: 0,
                 ..ask(Kind::Udp, V4)
             },
             Verdict::Deny(Udp),
         ),
         (
             Question {
-                resolver: Some(0),
+                resolver: 0,
                 heartbeat_ns: 0,
                 ..ask(Kind::Udp, DNS)
             },
@@ -155,7 +156,7 @@ fn verdicts() {
         ),
         (
             Question {
-                resolver: Some(0),
+                resolver: 0,
                 ..ask(Kind::Tcp, DNS)
             },
             Verdict::Redirect { port: 4000 },
@@ -230,9 +231,9 @@ fn little_leaves_the_host() {
 
 #[test]
 fn nobody_outside_connects_unless_allowed() {
-    let rule = |verdict| Some(Rule { verdict, bits: 128 });
-    assert!(inbound_allowed(1, None));
-    assert!(!inbound_allowed(2, None) && !inbound_allowed(0, None));
+    let rule = |verdict| Rule { verdict, bits: 128 };
+    assert!(inbound_allowed(1, Rule::NONE));
+    assert!(!inbound_allowed(2, Rule::NONE) && !inbound_allowed(0, Rule::NONE));
     assert!(inbound_allowed(2, rule(RuleVerdict::Direct as u8)));
     for other in [0, RuleVerdict::Redirect as u8, RuleVerdict::Deny as u8, 77] {
         assert!(!inbound_allowed(2, rule(other)));
@@ -242,17 +243,16 @@ fn nobody_outside_connects_unless_allowed() {
 #[test]
 fn each_resolver_has_a_slot_and_the_others_share() {
     for number in 0..4 {
-        assert_eq!(dns_slot(&DNS, Some(number)), u16::from(number));
+        assert_eq!(dns_slot(&DNS, number), u16::from(number));
     }
-    for resolver in [None, Some(4), Some(255)] {
+    for resolver in [4, 100, NO_RESOLVER] {
         for last in 0..=255 {
             let slot = dns_slot(&Address::v4([10, 0, 0, last], 53), resolver);
             assert!((DNS_RESOLVER_SLOTS..DNS_SLOTS).contains(&slot));
         }
     }
-    let Some(both) = BOTH else { return };
-    assert!(both.has(4100) && both.has(4107) && both.has(6107));
-    assert!(!both.has(4099) && !both.has(4108) && !Listener::default().has(7));
+    assert!(BOTH.has(4100) && BOTH.has(4107) && BOTH.has(6107));
+    assert!(!BOTH.has(4099) && !BOTH.has(4108) && !Listener::default().has(7));
 }
 
 #[test]

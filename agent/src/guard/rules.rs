@@ -155,7 +155,8 @@ fn compile(networks: &[NetworkRule], targets: &[SocketAddr]) -> HashMap<RuleKey,
 fn strictness(rule: Rule) -> u8 {
     match RuleVerdict::from_number(rule.verdict) {
         RuleVerdict::Direct => 0,
-        RuleVerdict::Redirect => 1,
+        // Never written into the table; there it would do as a redirection does.
+        RuleVerdict::Redirect | RuleVerdict::None => 1,
         RuleVerdict::Deny => 2,
     }
 }

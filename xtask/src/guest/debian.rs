@@ -50,7 +50,7 @@ fn make(root: &Path, made_of: &str) -> Result<()> {
 }
 
 /// Where this host takes its own packages from, so that a mirror or a proxy serves here too.
-fn mirror() -> String {
+pub(super) fn mirror() -> String {
     let policy = output(command("apt-cache", &["policy", "base-files"])).unwrap_or_default();
     let line = policy
         .lines()
