@@ -149,7 +149,7 @@ fn top_shows_an_agent_in_a_terminal_and_gives_it_back() {
         .lines()
         .find(|line| line.trim_start().starts_with(&watched.psql.id().to_string()));
     let cells: Vec<&str> = row.expect("a row of the agent").split_whitespace().collect();
-    assert_eq!((cells.get(1), cells.get(4)), (Some(&"1"), Some(&"1")), "{screen}");
+    assert_eq!((cells.get(1), cells.get(5)), (Some(&"1"), Some(&"1")), "{screen}");
     // Without a terminal it says what to use.
     let out = Command::new(binary())
         .args(["top", "--socket", &watched.socket()])

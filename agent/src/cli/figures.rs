@@ -1,18 +1,20 @@
 //! What running agents say of themselves, one row a run: gathered for `status` and `top`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::control::client::{self, Agents, ClientError};
 use crate::control::metrics::Family;
 use crate::control::wire::{Ask, Reply, Request, Status};
 
-/// One run, or one workload of a service.
+/// One agent.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) status: Status,
     /// `None`: this caller is not told.
     pub(super) figures: Option<Figures>,
+    /// Those of each workload, where it serves several; what is the agent's (queue, space, lag) is in all of them.
+    pub(super) workloads: BTreeMap<String, Figures>,
 }
 
 /// Figures of one agent.
@@ -24,6 +26,8 @@ pub(super) struct Figures {
     pub(super) refused: u64,
     pub(super) kernel_denials: u64,
     pub(super) masked: u64,
+    /// Connections that the kernel redirected.
+    pub(super) redirected: u64,
     pub(super) queue: u64,
     pub(super) free_bytes: u64,
     /// `None`: nothing is streamed.
@@ -58,9 +62,14 @@ pub(super) fn gather(agents: &Agents) -> Result<Snapshot, ClientError> {
             Reply::Status(status) => Some(status),
             Reply::Metrics(_) | Reply::Requests(_) | Reply::Request(_) | Reply::Error { .. } => None,
         })
-        .map(|status| Row {
-            figures: figures.iter().find_map(|all| of_run(all, &status.run)),
-            status,
+        .map(|status| {
+            let found = figures.iter().find_map(|all| of_run(all, &status.run));
+            let (figures, workloads) = found.unzip();
+            Row {
+                figures,
+                workloads: workloads.unwrap_or_default(),
+                status,
+            }
         })
         .collect();
     rows.sort_by_key(|row| row.status.pid);
@@ -73,9 +82,9 @@ pub(super) fn gather(agents: &Agents) -> Result<Snapshot, ClientError> {
     Ok(Snapshot { rows, waiting })
 }
 
-/// The figures of one run; `None` where there are none of it.
-fn of_run(families: &[Family], run: &str) -> Option<Figures> {
-    let mut sums: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+/// The figures of one agent, and of each of its workloads; `None` where there are none of it.
+fn of_run(families: &[Family], run: &str) -> Option<(Figures, BTreeMap<String, Figures>)> {
+    let mut sums: Sums<'_> = BTreeMap::new();
     for family in families {
         for sample in &family.samples {
             let label = |name: &str| {
@@ -90,27 +99,47 @@ fn of_run(families: &[Family], run: &str) -> Option<Figures> {
             }
             let kind = label("verdict").or(label("event")).unwrap_or_default();
             let value: f64 = sample.value.parse().unwrap_or_default();
-            *sums.entry((family.name.as_str(), kind)).or_default() += value;
+            let of = (label("workload").unwrap_or_default(), family.name.as_str(), kind);
+            *sums.entry(of).or_default() += value;
         }
     }
     if sums.is_empty() {
         return None;
     }
-    let figure = |name: &str, kind: &str| whole(sums.get(&(name, kind)).copied().unwrap_or_default());
+    let names: BTreeSet<&str> = sums.keys().map(|(workload, ..)| *workload).collect();
+    let one = |name: &str| (name.to_owned(), figures(&sums, |of| of == name));
+    let workloads = names.iter().filter(|name| !name.is_empty()).map(|name| one(name));
+    Some((figures(&sums, |_any| true), workloads.collect()))
+}
+
+/// Values by workload, name and kind.
+type Sums<'a> = BTreeMap<(&'a str, &'a str, &'a str), f64>;
+
+/// The figures of some workloads together.
+fn figures(sums: &Sums<'_>, of: impl Fn(&str) -> bool) -> Figures {
+    let sum = |name: &str, kind: &str| -> f64 {
+        let those = sums
+            .iter()
+            .filter(|((workload, n, k), _)| (*n, *k) == (name, kind) && of(workload));
+        those.map(|(_, value)| value).sum()
+    };
+    let figure = |name: &str, kind: &str| whole(sum(name, kind));
     let operations = |kind: &str| figure("interdict_operations_total", kind);
     let sessions = |kind: &str| figure("interdict_sessions_total", kind);
-    let lag = sums.get(&("interdict_sink_lag_seconds", "")).copied();
-    Some(Figures {
+    // The agent's own, whoever is asked for.
+    let own = |name: &'static str| sums.get(&("", name, "")).copied();
+    Figures {
         sessions: sessions("opened").saturating_sub(sessions("closed")),
         allowed: operations("allowed").saturating_add(operations("observed")),
         held: operations("held"),
         refused: operations("refused"),
         kernel_denials: figure("interdict_kernel_denials_total", ""),
         masked: figure("interdict_masked_values_total", ""),
-        queue: figure("interdict_audit_queue_records", ""),
-        free_bytes: figure("interdict_audit_free_bytes", ""),
-        lag: lag.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-    })
+        redirected: figure("interdict_kernel_redirected_total", ""),
+        queue: whole(own("interdict_audit_queue_records").unwrap_or_default()),
+        free_bytes: whole(own("interdict_audit_free_bytes").unwrap_or_default()),
+        lag: own("interdict_sink_lag_seconds").and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+    }
 }
 
 /// A count that came as text with a possible fraction.
@@ -158,6 +187,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn figures_of_a_service_are_those_of_its_workloads() {
+        let sample = |workload: &str, verdict: &str, value: &str| {
+            let labels = [("run", "serve"), ("workload", workload), ("verdict", verdict)];
+            let named = labels.into_iter().filter(|(_, value)| !value.is_empty());
+            Sample {
+                labels: named.map(|(n, v)| (n.into(), v.into())).collect(),
+                value: value.into(),
+            }
+        };
+        let family = |name: &str, samples: Vec<Sample>| Family {
+            name: name.into(),
+            help: String::new(),
+            kind: "counter".into(),
+            samples,
+        };
+        let operations = vec![sample("a", "allowed", "3"), sample("b", "allowed", "4")];
+        let families = [
+            family("interdict_operations_total", operations),
+            family("interdict_kernel_redirected_total", vec![sample("c", "", "9")]),
+            family("interdict_audit_queue_records", vec![sample("", "", "2")]),
+        ];
+        let (all, workloads) = of_run(&families, "serve").expect("figures");
+        assert_eq!((all.allowed, all.redirected, all.queue), (7, 9, 2));
+        let names: Vec<&str> = workloads.keys().map(String::as_str).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        let of = |name: &str| workloads.get(name).cloned().unwrap_or_default();
+        assert_eq!((of("b").allowed, of("c").redirected, of("a").queue), (4, 9, 2));
+    }
+
+    #[test]
     fn figures_of_one_run_are_its_own() {
         let family = |name: &str, samples: &[(&str, &str, &str, &str)]| Family {
             name: name.into(),
@@ -190,7 +249,8 @@ mod tests {
             ),
             family("interdict_sink_lag_seconds", &[("a", "", "", "2.500")]),
         ];
-        let found = of_run(&families, "a").expect("figures");
+        let (found, workloads) = of_run(&families, "a").expect("figures");
+        assert!(workloads.is_empty());
         assert_eq!(
             found,
             Figures {

@@ -49,10 +49,9 @@ impl Style {
         Self { coloured }
     }
 
-    /// No colours.
-    #[cfg(test)]
-    pub(super) const fn plain() -> Self {
-        Self { coloured: false }
+    /// Whether there are colours.
+    pub(super) const fn is_coloured(self) -> bool {
+        self.coloured
     }
 
     fn paint(self, code: &str, text: &str) -> String {

@@ -1,5 +1,6 @@
 //! `interdict status`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use crate::control::client::{Agents, ClientError};
 use crate::control::directories;
 
-use super::figures::{Row, Snapshot, bytes, gather, lag, shown};
+use super::figures::{Figures, Snapshot, bytes, gather, lag, shown};
 use super::output::{Style, say, say_json, table};
 use super::{Failure, NO_AGENT, OK, Outcome};
 
@@ -47,6 +48,9 @@ struct ShownRow<'a> {
     hooks: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     figures: Option<ShownFigures>,
+    /// Of each workload of a serving agent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    workloads: BTreeMap<&'a str, ShownFigures>,
 }
 
 #[derive(Serialize)]
@@ -56,6 +60,7 @@ struct ShownFigures {
     held: u64,
     refused: u64,
     kernel_denials: u64,
+    redirected: u64,
     masked: u64,
     audit_queue: u64,
     audit_free_bytes: u64,
@@ -89,14 +94,18 @@ pub(super) fn run(args: StatusArgs) -> Outcome {
 }
 
 fn print_json(snapshot: &Snapshot) {
-    let row = |row: &Row| ShownFigures::of(row);
     let agents = snapshot.rows.iter().map(|one| ShownRow {
         pid: one.status.pid,
         run: &one.status.run,
         version: &one.status.version,
         principal: &one.status.principal,
         hooks: &one.status.hooks,
-        figures: row(one),
+        figures: one.figures.as_ref().map(ShownFigures::of),
+        workloads: one
+            .workloads
+            .iter()
+            .map(|(name, figures)| (name.as_str(), ShownFigures::of(figures)))
+            .collect(),
     });
     say_json(&Shown {
         agents: agents.collect(),
@@ -105,19 +114,19 @@ fn print_json(snapshot: &Snapshot) {
 }
 
 impl ShownFigures {
-    fn of(row: &Row) -> Option<Self> {
-        let figures = row.figures.as_ref()?;
-        Some(Self {
+    fn of(figures: &Figures) -> Self {
+        Self {
             sessions: figures.sessions,
             allowed: figures.allowed,
             held: figures.held,
             refused: figures.refused,
             kernel_denials: figures.kernel_denials,
+            redirected: figures.redirected,
             masked: figures.masked,
             audit_queue: figures.queue,
             audit_free_bytes: figures.free_bytes,
             clickhouse_lag_seconds: figures.lag.map(|lag| lag.as_secs_f64()),
-        })
+        }
     }
 }
 
