@@ -20,11 +20,14 @@ use crate::tools::binary;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A cgroup of the test's own, with all below it; its processes end with it.
+/// A cgroup of the test's own, with all below it; its processes end with it. Where hierarchies of version 1 are mounted beside
+/// cgroup2, runc makes the same path in each of them, and takes away only what is lowest: the rest goes with this, too.
 #[derive(Debug)]
 pub struct Cgroups {
     root: PathBuf,
     mount: PathBuf,
+    /// The same name in hierarchies of version 1.
+    others: Vec<PathBuf>,
 }
 
 impl Cgroups {
@@ -41,9 +44,20 @@ impl Cgroups {
             .and_then(|line| line.split(' ').nth(4));
         let mount = PathBuf::from(cgroup2.context("no cgroup2 mount")?);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let root = mount.join(format!("interdict-test-{}-{number}", std::process::id()));
+        let name = format!("interdict-test-{}-{number}", std::process::id());
+        let root = mount.join(&name);
         fs::create_dir(&root)?;
-        Ok(Self { root, mount })
+        let old = mounts.lines().filter(|line| line.contains(" - cgroup "));
+        let others = old.filter_map(|line| line.split(' ').nth(4));
+        let others = others.map(|mount| Path::new(mount).join(&name)).collect();
+        Ok(Self { root, mount, others })
+    }
+
+    /// Everything of it that there is, in any hierarchy.
+    #[must_use]
+    pub fn everywhere(&self) -> Vec<PathBuf> {
+        let all = self.others.iter().chain([&self.root]);
+        all.filter(|path| path.exists()).cloned().collect()
     }
 
     /// Its path below the mount, with `below` after it.
@@ -94,8 +108,12 @@ impl Drop for Cgroups {
     fn drop(&mut self) {
         let _gone = fs::write(self.root.join("cgroup.kill"), "1");
         let until = Instant::now() + Duration::from_secs(5);
-        while self.root.exists() && Instant::now() < until {
-            remove(&self.root);
+        loop {
+            let left = self.everywhere();
+            left.iter().for_each(|directory| remove(directory));
+            if left.is_empty() || Instant::now() > until {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -246,3 +246,19 @@ fn a_process_that_leaves_its_namespace_finds_the_agent_in_the_new_one() {
         s.manager.log()
     );
 }
+
+/// runc makes a container's path in every hierarchy of version 1 beside cgroup2, and leaves what is above it.
+#[test]
+fn no_hierarchy_keeps_what_a_test_made() {
+    if !interdict_tests::can_govern("no_hierarchy_keeps") {
+        return;
+    }
+    let cgroups = Cgroups::make().expect("cgroups");
+    let container = Container::create(&cgroups.path("box/inner"), &["/bin/true"], &[], &[], &json!({}));
+    drop(container.expect("created"));
+    let made = cgroups.everywhere();
+    assert!(!made.is_empty());
+    drop(cgroups);
+    let left: Vec<_> = made.iter().filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
