@@ -138,6 +138,16 @@ pub fn can_ask_models(test: &str) -> bool {
     )
 }
 
+/// Whether traces can be tried here: OpenTelemetry's packages for Python. Where not, says so loudly; where `CI` is set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_trace(test: &str) -> bool {
+    let there = tool("otel/venv/bin/python").exists();
+    or_skip(test, there, "OpenTelemetry's packages for Python are missing")
+}
+
 fn imports(packages: &str) -> bool {
     let mut python = std::process::Command::new(python());
     let found = python.args(["-c", &format!("import {packages}")]).output();

@@ -63,6 +63,13 @@ const PYTHON: &[&str] = &[
 ];
 /// The HTTP benchmark's other yardstick.
 const MITMPROXY: &[&str] = &["mitmproxy==11.*"];
+/// What reads traces, and a client that makes some: apart, because its packages of Google's protocol are pinned.
+const PYTHON_OTEL: &[&str] = &[
+    "opentelemetry-sdk==1.45.2",
+    "opentelemetry-proto==1.45.2",
+    "opentelemetry-instrumentation-httpx==0.66b2",
+    "httpx==0.28.*",
+];
 /// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres, the official SDKs of OpenAI and
 /// Anthropic.
 const NPM: &[&str] = &[
@@ -91,6 +98,7 @@ pub(crate) fn run(loud: bool) -> Result<()> {
     node()?;
     python("venv", PYTHON)?;
     python("mcp/venv", PYTHON_MCP)?;
+    python("otel/venv", PYTHON_OTEL)?;
     npm("node", NPM)?;
     npm("mcp/node", NPM_MCP)?;
     if loud {

@@ -260,6 +260,7 @@ mod tests {
         let path = dir.path().join("telemetry.sock");
         let config = TelemetryConfig {
             listen: Some(Listen::Unix(path.clone())),
+            traces: None,
         };
         let family = || Family {
             name: "interdict_info".into(),
@@ -298,6 +299,7 @@ mod tests {
         std::fs::write(&path, "mine").expect("written");
         let config = TelemetryConfig {
             listen: Some(Listen::Unix(path.clone())),
+            traces: None,
         };
         let started = start(&config, MetricSource::new(Vec::new), Readiness::default()).await;
         assert!(started.is_none());

@@ -39,7 +39,7 @@ impl Readers {
     }
 }
 
-const COUNTED: [(Counted, &str, &str, &str); 8] = [
+const COUNTED: [(Counted, &str, &str, &str); 9] = [
     (
         Counted::Operations,
         "interdict_operations_total",
@@ -88,6 +88,12 @@ const COUNTED: [(Counted, &str, &str, &str); 8] = [
         "result",
         "Changes of the policies.",
     ),
+    (
+        Counted::Spans,
+        "interdict_trace_spans_total",
+        "result",
+        "Spans of traces.",
+    ),
 ];
 
 impl Meters {
@@ -104,10 +110,11 @@ impl Meters {
         families.extend(self.standing());
         for (what, name, label, help) in COUNTED {
             let labels = measures.counts.get(&what);
-            let samples = labels
-                .into_iter()
-                .flatten()
-                .map(|(value, count)| self.sample(&[(label, value)], count.to_string()));
+            let samples = labels.into_iter().flatten().map(|((workload, value), count)| {
+                let of = [("workload", workload.as_str()), (label, value)];
+                let labels = if workload.is_empty() { &of[1..] } else { &of };
+                self.sample(labels, count.to_string())
+            });
             families.push(family(name, "counter", help, samples.collect()));
         }
         let number = |name: &str, kind: &str, help: &str, value: u64| {

@@ -17,6 +17,7 @@ mod rules;
 pub mod run;
 mod serve;
 pub mod service;
+mod traces;
 pub mod uninstall;
 #[cfg(test)]
 mod uninstall_tests;

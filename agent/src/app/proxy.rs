@@ -26,6 +26,7 @@ use super::rooms::{Built, build, host_dns};
 use super::rules;
 use super::run::{RunError, RunSpec, Signals};
 use super::serve::{Serving, names};
+use super::traces::Traces;
 use super::user::RunAs;
 
 /// How long the end of a run waits for sessions to end, and then for ClickHouse.
@@ -83,6 +84,7 @@ pub async fn proxy(spec: RunSpec, link: GuardLink, doors: Doors, domain: bool) -
     let built = build(&config, token.as_ref(), &name).await?;
     let rooms = &built.rooms;
     let audit = rooms.audit.clone();
+    let traces = Traces::start(config.telemetry.traces.as_ref(), &audit);
     let targets = Targets::resolve(&config.targets, host_dns()).await;
     let serving = Arc::new(Serving::new(
         &config,
@@ -153,6 +155,9 @@ pub async fn proxy(spec: RunSpec, link: GuardLink, doors: Doors, domain: bool) -
     audit.close().await;
     link.done()?;
     drop(tasks);
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     drain(&config).await;
     Ok(())
 }

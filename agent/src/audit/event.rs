@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::model::{
     ConnectionId, Digest, Group, Operation, OperationId, OriginalDst, Outcome, PolicyId, Principal, Process,
-    RecordingLevel, RunId, SessionId, Target, Ticket,
+    RecordingLevel, RunId, SessionId, Target, Ticket, TraceContext,
 };
 
 /// Who, from which process, to which target: the part that every record of a session shares.
@@ -86,6 +86,8 @@ pub struct OperationEvent {
     pub recording: RecordingLevel,
     /// Whether that is less than was wanted, because the disk is nearly full.
     pub degraded: bool,
+    /// The trace that the process named; no part of the record.
+    pub trace: Option<TraceContext>,
 }
 
 /// A step of an approval.

@@ -17,7 +17,7 @@ use crate::model::{
 
 use super::*;
 
-fn config(dir: &Path, segment_bytes: u64) -> AuditConfig {
+pub(super) fn config(dir: &Path, segment_bytes: u64) -> AuditConfig {
     AuditConfig {
         dir: dir.to_owned(),
         segment_bytes,
@@ -27,7 +27,7 @@ fn config(dir: &Path, segment_bytes: u64) -> AuditConfig {
     }
 }
 
-fn scene(who: &str, target: &str) -> Arc<Scene> {
+pub(super) fn scene(who: &str, target: &str) -> Arc<Scene> {
     let principal = Principal {
         kind: PrincipalKind::Workload,
         issuer: None,
@@ -69,7 +69,7 @@ fn scene(who: &str, target: &str) -> Arc<Scene> {
     })
 }
 
-fn judged(scene: &Arc<Scene>, kind: u8) -> Event {
+pub(super) fn judged(scene: &Arc<Scene>, kind: u8) -> Event {
     let judged = match kind {
         0 => JudgedAs::Allowed {
             policies: Vec::new(),
@@ -96,11 +96,12 @@ fn judged(scene: &Arc<Scene>, kind: u8) -> Event {
             bundle: None,
             recording: RecordingLevel::Operations,
             degraded: false,
+            trace: None,
         },
     }
 }
 
-fn closed(scene: &Arc<Scene>) -> Event {
+pub(super) fn closed(scene: &Arc<Scene>) -> Event {
     Event::SessionClosed {
         scene: Arc::clone(scene),
         outcome: Outcome::bare(OutcomeStatus::Completed, "done"),

@@ -2,16 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::AuditConfig;
-use crate::model::{BootId, WorkloadName};
+use crate::model::{BootId, OperationId, TraceContext, WorkloadName};
 
 use super::event::Event;
 use super::queue::{Place, Producer, queue};
 use super::record::{Origin, encode};
 use super::space::{NearlyFull, Space};
-use super::tally::{Measures, Tally};
+use super::spans::{Span, Spans};
+use super::tally::{Counted, Measures, Tally};
 use super::writer::Writer;
 
 /// The witness that a record is durable. Made only in this file.
@@ -152,7 +153,7 @@ impl AuditLog {
             Sink::Disk {
                 queue, origin, tally, ..
             } => {
-                tally.event(&event);
+                tally.event(&event, origin.workload());
                 let json = encode(&event, origin)?;
                 let (answer, told) = oneshot::channel();
                 queue.reserve().await?.put(json, Some(answer));
@@ -181,6 +182,53 @@ impl AuditLog {
                 queue, space, tally, ..
             } => tally.measures(queue.taken(), space.free()),
             Sink::Memory(_) => Measures::default(),
+        }
+    }
+
+    /// From now on spans are made of what is recorded: of so many of a hundred sessions, and of whatever stands in a trace that
+    /// its beginner keeps. They come out here; those that nobody takes in time are dropped and counted. Until `untrace`.
+    #[must_use]
+    pub fn trace(&self, percent: u8) -> mpsc::Receiver<Span> {
+        let (spans, waiting) = Spans::new(percent);
+        match &self.sink {
+            Sink::Disk { tally, .. } => tally.spans.store(Some(Arc::new(spans))),
+            Sink::Memory(_) => {}
+        }
+        waiting
+    }
+
+    /// The host and the boot that every record names.
+    #[must_use]
+    pub fn origin(&self) -> (String, String) {
+        match &self.sink {
+            Sink::Disk { origin, .. } => origin.names(),
+            Sink::Memory(_) => <(String, String)>::default(),
+        }
+    }
+
+    /// No more spans: who takes them comes to their end.
+    pub fn untrace(&self) {
+        match &self.sink {
+            Sink::Disk { tally, .. } => tally.spans.store(None),
+            Sink::Memory(_) => {}
+        }
+    }
+
+    /// Counts what became of spans, by `result`.
+    pub fn count_spans(&self, result: &str, times: u64) {
+        match &self.sink {
+            Sink::Disk { tally, .. } if times > 0 => tally.add("", Counted::Spans, result, times),
+            Sink::Disk { .. } | Sink::Memory(_) => {}
+        }
+    }
+
+    /// What a target is told, where the process named a trace: that the operation's span calls. `None`: the process's own words
+    /// stay, because no span is made of it.
+    #[must_use]
+    pub fn continues(&self, id: OperationId, asked: TraceContext) -> Option<TraceContext> {
+        match &self.sink {
+            Sink::Disk { tally, .. } => tally.spans.load().as_ref()?.continues(id, asked),
+            Sink::Memory(_) => None,
         }
     }
 
@@ -253,7 +301,7 @@ impl OutcomeSlot {
         match self.0 {
             Slot::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
             Slot::Disk { place, origin, tally } => {
-                tally.event(&event);
+                tally.event(&event, origin.workload());
                 match encode(&event, &origin) {
                     Ok(json) => place.put(json, None),
                     Err(error) => tracing::error!(%error, "an outcome could not be recorded"),

@@ -164,6 +164,7 @@ const fn never(time: &i64) -> bool {
 pub(super) struct Origin {
     host: String,
     boot: BootId,
+    workload: String,
     stored: Vec<u8>,
 }
 
@@ -187,8 +188,19 @@ impl Origin {
         Ok(Self {
             host: host.to_owned(),
             boot,
+            workload: workload.to_owned(),
             stored: record.fields()?,
         })
+    }
+
+    /// Host and boot.
+    pub(super) fn names(&self) -> (String, String) {
+        (self.host.clone(), self.boot.to_string())
+    }
+
+    /// The workload that is spoken of; empty for a run.
+    pub(super) fn workload(&self) -> &str {
+        &self.workload
     }
 }
 
@@ -489,6 +501,7 @@ impl Record {
             bundle,
             recording,
             degraded,
+            trace: _,
         } = event;
         if *degraded {
             self.detail = "metadata only: the disk is nearly full".into();

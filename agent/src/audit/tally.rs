@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+
 use super::event::{ApprovalStep, Event, JudgedAs, OperationEvent};
+use super::spans::Spans;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,13 +29,18 @@ pub enum Counted {
     KernelDenials,
     /// Changes of policies, in force or refused.
     Reloads,
+    /// Spans of traces, by what became of them.
+    Spans,
 }
+
+/// The workload of a serving agent (empty for a run, and for the agent as a whole), and how it turned out.
+pub type Labels = (String, String);
 
 /// How the log is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Measures {
-    /// Events by what they are and how they turned out.
-    pub counts: BTreeMap<Counted, BTreeMap<String, u64>>,
+    /// Events by what they are, whose they are and how they turned out.
+    pub counts: BTreeMap<Counted, BTreeMap<Labels, u64>>,
     /// Records that wait to be written, or for which a place is reserved.
     pub queued: u64,
     /// Group commits.
@@ -50,15 +58,29 @@ pub struct Measures {
 /// Counts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    counts: Mutex<BTreeMap<Counted, BTreeMap<String, u64>>>,
+    counts: Mutex<BTreeMap<Counted, BTreeMap<Labels, u64>>>,
     commits: AtomicU64,
     committed: AtomicU64,
     committing_ns: AtomicU64,
     failures: AtomicU64,
+    /// Where traces are kept.
+    pub(super) spans: ArcSwapOption<Spans>,
 }
 
 impl Tally {
-    pub(super) fn event(&self, event: &Event) {
+    /// Counts `event`, of this workload, and makes its span where traces are kept.
+    pub(super) fn event(&self, event: &Event, workload: &str) {
+        if let Some(spans) = &*self.spans.load() {
+            let dropped = spans.event(event, workload);
+            if dropped > 0 {
+                self.add("", Counted::Spans, "dropped", dropped);
+            }
+        }
+        self.count(event, workload);
+    }
+
+    fn count(&self, event: &Event, workload: &str) {
+        let add = |what, label: &str, times| self.add(workload, what, label, times);
         match event {
             Event::Operation {
                 event: OperationEvent { judged, .. },
@@ -69,24 +91,24 @@ impl Tally {
                     JudgedAs::Observed { .. } => "observed",
                     JudgedAs::Held { .. } => "held",
                     JudgedAs::Refused { kind, .. } => {
-                        self.add(Counted::Refusals, kind, 1);
+                        add(Counted::Refusals, kind, 1);
                         "refused"
                     }
                 };
-                self.add(Counted::Operations, verdict, 1);
+                add(Counted::Operations, verdict, 1);
             }
             Event::OperationEnded { outcome, .. } => {
-                self.add(Counted::Outcomes, outcome.status.name(), 1);
+                add(Counted::Outcomes, outcome.status.name(), 1);
                 for (class, count) in &outcome.masked.0 {
-                    self.add(Counted::Masked, class.as_str(), *count);
+                    add(Counted::Masked, class.as_str(), *count);
                 }
             }
-            Event::Approval { step, .. } => self.add(Counted::Approvals, step_name(step), 1),
-            Event::SessionOpened { .. } => self.add(Counted::Sessions, "opened", 1),
-            Event::SessionClosed { .. } => self.add(Counted::Sessions, "closed", 1),
-            Event::KernelDenied { hook, times, .. } => self.add(Counted::KernelDenials, hook, *times),
-            Event::Reloaded { .. } => self.add(Counted::Reloads, "in_force", 1),
-            Event::ReloadRefused { .. } => self.add(Counted::Reloads, "refused", 1),
+            Event::Approval { step, .. } => add(Counted::Approvals, step_name(step), 1),
+            Event::SessionOpened { .. } => add(Counted::Sessions, "opened", 1),
+            Event::SessionClosed { .. } => add(Counted::Sessions, "closed", 1),
+            Event::KernelDenied { hook, times, .. } => add(Counted::KernelDenials, hook, *times),
+            Event::Reloaded { .. } => add(Counted::Reloads, "in_force", 1),
+            Event::ReloadRefused { .. } => add(Counted::Reloads, "refused", 1),
             Event::AgentStarted { .. }
             | Event::AgentStopped { .. }
             | Event::RunStarted { .. }
@@ -122,16 +144,17 @@ impl Tally {
         }
     }
 
-    fn add(&self, what: Counted, label: &str, times: u64) {
+    pub(super) fn add(&self, workload: &str, what: Counted, label: &str, times: u64) {
         let mut counts = self.counts();
-        let labels = counts.entry(what).or_default();
-        match labels.get_mut(label) {
-            Some(count) => *count = count.saturating_add(times),
-            None => drop(labels.insert(label.to_owned(), times)),
-        }
+        let count = counts
+            .entry(what)
+            .or_default()
+            .entry((workload.to_owned(), label.to_owned()))
+            .or_default();
+        *count = count.saturating_add(times);
     }
 
-    fn counts(&self) -> MutexGuard<'_, BTreeMap<Counted, BTreeMap<String, u64>>> {
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<Counted, BTreeMap<Labels, u64>>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -48,6 +48,21 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
     ("[telemetry]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),
     ("[telemetry]\nlisten = \"127.0.0.1:0\"\n", 2, "9464"),
     ("[telemetry]\nexpose = true\n", 2, "or remove it"),
+    (
+        "[telemetry.traces]\nendpoint = \"http://collector.example:4318\"\n",
+        2,
+        "https://",
+    ),
+    (
+        "[telemetry.traces]\nendpoint = \"https://a b\"\n",
+        2,
+        "https://collector.example:4318",
+    ),
+    (
+        "[telemetry.traces]\nendpoint = \"https://h\"\nsample_percent = 101\n",
+        3,
+        "0 to 100",
+    ),
     ("mode = \"off\"\n", 1, "\"enforce\" or \"observe\""),
     ("\nmodus = \"enforce\"\n", 2, "did you mean `mode`?"),
     ("[approval]\nhold = \"soon\"\n", 2, "\"30s\""),

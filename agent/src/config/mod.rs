@@ -29,7 +29,7 @@ pub use glob::Glob;
 pub use load::{ConfigErrors, Mistake, defaults, load, parse};
 pub use origin::{Setting, settings};
 pub use schema::schema;
-pub use telemetry::{Listen, TelemetryConfig};
+pub use telemetry::{Listen, TelemetryConfig, TracesConfig};
 pub use tools::{ChangedTools, NewTools, ToolRules};
 pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,

@@ -90,6 +90,14 @@ impl Allowed {
         files.extend(config.masking.classes.clone());
         let sink = config.audit.clickhouse.as_ref();
         files.extend(sink.and_then(|s| s.password.as_ref()).and_then(secret));
+        if let Some(traces) = &config.telemetry.traces {
+            files.extend(
+                [&traces.headers_file, &traces.ca_file]
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
+        }
         let proxys = |path: &Path| path.starts_with(&config.state_dir) || path.starts_with(&config.audit.dir);
         files.retain(|path| !proxys(path));
         let policies = config.policies.clone().filter(|dir| !proxys(dir));

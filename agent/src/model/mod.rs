@@ -16,6 +16,7 @@ mod process;
 mod refusal;
 mod target;
 mod time;
+mod trace;
 
 pub use action::Action;
 pub use address::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, UpstreamAddr};
@@ -38,3 +39,4 @@ pub use process::{Executable, Process};
 pub use refusal::{Refusal, RefusalKind};
 pub use target::{Environment, Protocol, Target, TargetName};
 pub use time::Timestamp;
+pub use trace::{SpanId, TraceContext, TraceId};

@@ -12,7 +12,7 @@ use crate::config::{Mode, WhenFull};
 use crate::mask::MaskPlan;
 use crate::model::{
     Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, PromptDuty,
-    RecordingLevel, Refusal, RefusalKind, Ticket, Timestamp,
+    RecordingLevel, Refusal, RefusalKind, Ticket, Timestamp, TraceContext,
 };
 use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
 
@@ -32,6 +32,15 @@ pub trait Judged {
     fn permitted(&mut self, prompt: &PromptDuty) -> Result<(), Refusal> {
         none_to_mask(prompt)
     }
+
+    /// The distributed trace that the process named with it.
+    fn trace(&self) -> Option<TraceContext> {
+        None
+    }
+
+    /// The target is to be told `trace` in the place of the process's own. Called once, after `permitted`, where the operation has
+    /// a span.
+    fn continue_trace(&mut self, _trace: TraceContext) {}
 }
 
 /// For what has no prompt: nothing can be masked in it.
@@ -162,6 +171,24 @@ impl<N: Neutral> Pass<N> {
 /// long the policies and the configuration would wait.
 pub type Patience<'a> = &'a mut (dyn FnMut(&Refusal, Duration) -> Duration + Send);
 
+/// What an operation is called: in records, and in a distributed trace.
+#[derive(Debug, Clone, Copy)]
+struct Reference {
+    id: OperationId,
+    /// The trace that the process named with it.
+    trace: Option<TraceContext>,
+}
+
+impl Reference {
+    /// Of what stands in no trace.
+    fn new() -> Self {
+        Self {
+            id: OperationId::new(),
+            trace: None,
+        }
+    }
+}
+
 impl Session {
     /// Judges a request: decides, asks for consent where a policy wants it (and decides again with it), records, and
     /// only then gives the permit. Dropping the future before it is ready forwards nothing.
@@ -182,7 +209,10 @@ impl Session {
         request: R,
         patience: Patience<'_>,
     ) -> Result<Permit<R>, Refusal> {
-        let id = OperationId::new();
+        let id = Reference {
+            id: OperationId::new(),
+            trace: request.trace(),
+        };
         let now = crate::clock::now();
         let operation = Arc::clone(request.operation());
         let principal = match self.rooms.binding.current(now) {
@@ -215,7 +245,7 @@ impl Session {
             reason,
             "Interdict forwards only what it understands: write the statement in another way, or report it.",
         );
-        self.refused(OperationId::new(), None, refusal, None).await
+        self.refused(Reference::new(), None, refusal, None).await
     }
 
     /// Records that the process cancelled an operation that was waiting.
@@ -225,17 +255,17 @@ impl Session {
             "Cancelled while it waited for approval.",
             "",
         );
-        self.refused(OperationId::new(), None, refusal, None).await
+        self.refused(Reference::new(), None, refusal, None).await
     }
 
     /// Records what is refused without asking the policies: `operation`, where it was understood as one.
     pub async fn refuse(&self, operation: Option<Arc<Operation>>, refusal: Refusal) -> Refusal {
-        self.refused(OperationId::new(), operation, refusal, None).await
+        self.refused(Reference::new(), operation, refusal, None).await
     }
 
     async fn judge(
         &self,
-        id: OperationId,
+        id: Reference,
         operation: &Arc<Operation>,
         principal: &Principal,
         (now, patience): (Timestamp, Patience<'_>),
@@ -272,7 +302,7 @@ impl Session {
     async fn consent(
         &self,
         engine: &Engine,
-        id: OperationId,
+        id: Reference,
         operation: &Arc<Operation>,
         principal: &Principal,
         (need, now, patience): (ApprovalNeed, Timestamp, Patience<'_>),
@@ -309,7 +339,7 @@ impl Session {
 
     async fn ask(
         &self,
-        id: OperationId,
+        id: Reference,
         operation: &Arc<Operation>,
         principal: &Principal,
         need: &ApprovalNeed,
@@ -325,7 +355,7 @@ impl Session {
         }
         let process = &self.scene.process;
         let ask = Ask {
-            operation: id,
+            operation: id.id,
             principal: principal.clone(),
             target: target.clone(),
             fingerprint: operation.fingerprint,
@@ -361,7 +391,7 @@ impl Session {
         } else {
             let usual = need.hold.unwrap_or(self.rooms.hold);
             let mut told = pending(need, ticket.clone());
-            told.operation = Some(id);
+            told.operation = Some(id.id);
             patience(&told, usual)
         };
         Ok(match broker.wait(&ticket, patience).await? {
@@ -392,7 +422,7 @@ impl Session {
 
     async fn permit<R: Judged>(
         &self,
-        id: OperationId,
+        id: Reference,
         mut request: R,
         allowed: Allowed,
         ticket: Option<Ticket>,
@@ -437,8 +467,14 @@ impl Session {
             .record(event)
             .await
             .map_err(|error| not_recorded(&error))?;
-        let outcome = OutcomeGuard::new(slot, Arc::clone(&self.scene), id, now);
+        let outcome = OutcomeGuard::new(slot, Arc::clone(&self.scene), id.id, now);
         let plan = self.rooms.masks.plan(&revealed);
+        if let Some(trace) = id
+            .trace
+            .and_then(|asked| self.rooms.audit.continues(id.id, asked))
+        {
+            request.continue_trace(trace);
+        }
         Ok(Permit {
             request,
             allowed,
@@ -451,7 +487,7 @@ impl Session {
 
     fn operation_event(
         &self,
-        id: OperationId,
+        id: Reference,
         operation: Option<Arc<Operation>>,
         judged: JudgedAs,
         bundle: Option<Digest>,
@@ -460,12 +496,13 @@ impl Session {
         Event::Operation {
             scene: Arc::clone(&self.scene),
             event: OperationEvent {
-                id,
+                id: id.id,
                 operation,
                 judged,
                 bundle,
                 recording,
                 degraded,
+                trace: id.trace,
             },
         }
     }
@@ -473,12 +510,12 @@ impl Session {
     /// Records the refusal; a refusal stays one where even that fails.
     async fn refused(
         &self,
-        id: OperationId,
+        id: Reference,
         operation: Option<Arc<Operation>>,
         mut refusal: Refusal,
         bundle: Option<Digest>,
     ) -> Refusal {
-        refusal.operation = Some(id);
+        refusal.operation = Some(id.id);
         let ticket = match &refusal.kind {
             RefusalKind::PendingApproval { ticket, .. } | RefusalKind::ApprovalDenied { ticket } => {
                 Some(ticket.clone())

@@ -17,7 +17,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::mask::Masked;
-use crate::model::{Operation, Refusal};
+use crate::model::{Operation, Refusal, TraceContext};
 
 use super::authorize::{Judged, Permit};
 use super::downstream::RefusalWords;
@@ -36,13 +36,17 @@ pub struct Permitted {
     content: Option<Bytes>,
 }
 
-/// A meaning that goes along with a message of which it is a part.
+/// A meaning that goes along with a message of which it is a part, and the trace that the message names.
 #[derive(Debug)]
-pub struct Part(pub Arc<Operation>);
+pub struct Part(pub Arc<Operation>, pub Option<TraceContext>);
 
 impl Judged for Part {
     fn operation(&self) -> &Arc<Operation> {
         &self.0
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        self.1
     }
 }
 

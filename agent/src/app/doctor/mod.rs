@@ -21,7 +21,7 @@ pub enum State {
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What it belongs to: `kernel`, `hook`, `host`, `audit`, `issuer`, `target`.
+    /// What it belongs to: `kernel`, `hook`, `host`, `audit`, `issuer`, `target`, `telemetry`.
     pub area: &'static str,
     /// What was looked at.
     pub name: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::config::{Config, IssuerConfig, TargetAddress, TargetConfig};
+use crate::config::{Config, IssuerConfig, TargetAddress, TargetConfig, TracesConfig};
 use crate::identity::reachable;
 
 use super::Check;
@@ -23,7 +23,19 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
             checks.push(target(one, address).await);
         }
     }
+    if let Some(traces) = &config.telemetry.traces {
+        checks.push(collector(traces).await);
+    }
     checks
+}
+
+async fn collector(traces: &TracesConfig) -> Check {
+    let name = traces.url.clone();
+    match crate::app::traces::reachable(traces).await {
+        Ok(()) => Check::available("telemetry", name, "takes spans"),
+        Err(error) => Check::limited("telemetry", name, error)
+            .next("start it, or correct [telemetry.traces]; until then spans are dropped and counted, nothing else changes"),
+    }
 }
 
 async fn issuer(issuer: &IssuerConfig) -> Check {

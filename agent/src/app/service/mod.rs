@@ -105,7 +105,7 @@ pub async fn serve(spec: ServeSpec) -> Result<(), ServeError> {
         source,
     })?;
     let mut tree = service.tree.watch()?;
-    let (_shipping, _health) = (service.shipping(), service.health().await);
+    let (_shipping, _health, traces) = (service.shipping(), service.health().await, service.traces());
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut beats = service.notifier.beat().map(tokio::time::interval);
@@ -131,6 +131,9 @@ pub async fn serve(spec: ServeSpec) -> Result<(), ServeError> {
         }
     }
     service.stop().await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::task::{Task, spawn};
 
 use super::super::health;
 use super::super::metrics::Meters;
+use super::super::traces::Traces;
 use super::Service;
 
 /// What stands in the place of a run's id in figures.
@@ -64,6 +65,11 @@ impl Service {
                 None
             }
         }
+    }
+
+    /// Spans to a collector, where that is configured.
+    pub(super) fn traces(&self) -> Option<Traces> {
+        Traces::start(self.config.telemetry.traces.as_ref(), &self.shared.audit)
     }
 
     pub(super) fn shipping(&self) -> Option<Task<()>> {

@@ -10,14 +10,16 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::mask::MaskPlan;
-use crate::model::{Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptDuty, Refusal};
+use crate::model::{
+    Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptDuty, Refusal, TraceContext,
+};
 use crate::session::{Judged, Message, none_to_mask};
 
 use super::dialect::{Changed, Obliged};
 use super::inject::Injected;
 use super::path::{form_text, pairs};
 use super::screen::{Head, Place, action, host, scheme_of};
-use super::shown;
+use super::{shown, trace};
 
 /// A request with everything that goes on, and what it means.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(super) struct Call {
     headers: HeaderMap,
     body: Bytes,
     credential: Option<Injected>,
+    trace: Option<TraceContext>,
     operation: Arc<Operation>,
     obliged: Option<Box<dyn Obliged>>,
 }
@@ -42,6 +45,7 @@ impl Call {
         plan: &MaskPlan,
     ) -> Self {
         let operation = Arc::new(operation(&head, &body, credential.as_ref(), place, plan));
+        let trace = trace::named(&head.headers);
         let Head {
             method,
             actions: _,
@@ -60,6 +64,7 @@ impl Call {
             headers,
             body,
             credential,
+            trace,
             operation,
             obliged: None,
         }
@@ -116,6 +121,14 @@ impl Judged for Call {
         }
         Ok(())
     }
+
+    fn trace(&self) -> Option<TraceContext> {
+        self.trace
+    }
+
+    fn continue_trace(&mut self, trace: TraceContext) {
+        trace::continued(&mut self.headers, trace);
+    }
 }
 
 impl Message for Call {
@@ -128,6 +141,7 @@ impl Message for Call {
             mut headers,
             body,
             credential,
+            trace: _,
             operation: _,
             obliged: _,
         } = self;

@@ -311,7 +311,7 @@ impl Exchange {
         let mut along: Vec<Permit<Part>> = Vec::new();
         let mut refused = None;
         for meaning in meanings {
-            let part = Part(Arc::new(call.bound(meaning)));
+            let part = Part(Arc::new(call.bound(meaning)), call.trace());
             match self.session.authorize_patiently(part, patience).await {
                 Ok(permit) => along.push(permit),
                 Err(refusal) => {

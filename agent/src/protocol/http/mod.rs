@@ -25,6 +25,7 @@ mod serve;
 mod shown;
 mod sigv4;
 mod target;
+mod trace;
 mod uncoded;
 mod waiting;
 mod websocket;
