@@ -34,6 +34,14 @@ fn a_host_that_can_govern_is_well() {
     let hooks = states(&report, "hook");
     assert_eq!(hooks.len(), 17);
     assert!(hooks.iter().all(|state| *state == "available"), "{report}");
+    let check = |name: &str| {
+        let checks = report["checks"].as_array().expect("checks");
+        let found = checks.iter().find(|check| check["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} is not looked at: {report}"))
+    };
+    let told = |name: &str| check(name)["found"].as_str().unwrap_or_default().to_owned();
+    assert!(told("32-bit programs").contains("SIGSYS"), "{report}");
+    assert_eq!(check("order of hooks")["state"], "available");
     for check in report["checks"].as_array().expect("checks") {
         let said = check["open"].is_string() || check["next"].is_string();
         assert!(check["state"] == "available" || said, "{check}");

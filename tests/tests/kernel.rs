@@ -81,6 +81,10 @@ const TESTS: &[Test] = &[
         rules::networks_are_decided_in_the_kernel,
     ),
     ("rules::direct_packets_leave", rules::direct_packets_leave),
+    (
+        "rules::the_order_of_hooks_is_known",
+        rules::the_order_of_hooks_is_known,
+    ),
     ("lsm::what_no_other_hook_sees", lsm::what_no_other_hook_sees),
     ("lsm::unix_sockets_of_others", lsm::unix_sockets_of_others),
     ("lsm::passed_descriptors", lsm::passed_descriptors),

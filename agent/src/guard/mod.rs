@@ -23,6 +23,7 @@ mod lsm;
 mod mounts;
 mod netlink;
 mod object;
+mod others;
 mod pins;
 mod process;
 mod proxy_filter;
@@ -54,6 +55,7 @@ pub use launch::{Identity, LaunchSpec, Launched, Launching, launch, launched_mai
 pub(crate) use link::promise as link_promise;
 pub use link::{Link, LinkError};
 pub use lsm::lsm_is_active;
+pub use others::{Order as HookOrder, order_at, programs_of_host};
 pub use pins::bpffs;
 pub use remains::{Remains, remains};
 pub use rules::RuleTable;
@@ -63,5 +65,5 @@ pub use trust::system_bundles;
 pub use unprivileged::{Lowly, Standing, UnprivilegedError, give_up};
 pub use workload::{
     AgentPins, CgroupTree, Namespace, NamespaceId, NamespaceListeners, Seen, TreeEvent, WorkloadGuard,
-    cgroup_of_self, close_older, count_older, processes, processes_below,
+    cgroup_of_self, close_older, count_older, holds_cgroup, processes, processes_below,
 };

@@ -184,6 +184,51 @@ pub(super) fn refuse(listener: BorrowedFd<'_>, refused: &Refused, errno: i32) ->
     Ok(())
 }
 
+/// `union bpf_attr` as `BPF_PROG_QUERY` reads it (Linux 4.15, include/uapi/linux/bpf.h).
+#[repr(C)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+}
+const _: () = assert!(size_of::<ProgQuery>() == 32);
+
+/// The ids of all programs that run for processes in `cgroup` where `attach_type` says, in the order in which they run; at most
+/// 256.
+pub(super) fn effective_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: libc::c_long = 16;
+    const BPF_F_QUERY_EFFECTIVE: u32 = 1;
+    const MOST: u32 = 256;
+    let mut ids = [0_u32; MOST as usize];
+    let mut query = ProgQuery {
+        target_fd: u32::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?,
+        attach_type,
+        query_flags: BPF_F_QUERY_EFFECTIVE,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        prog_cnt: MOST,
+        pad: 0,
+    };
+    // SAFETY: the structure and the array that it points to live through the call, their sizes are those that are named; the kernel
+    // writes no more ids than it is told there is room for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut query,
+            size_of::<ProgQuery>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids.into_iter().take(query.prog_cnt as usize).collect())
+}
+
 /// Whether somebody keeps the clock right, as far as the kernel was told (adjtimex(2)).
 ///
 /// # Errors

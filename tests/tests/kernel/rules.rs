@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use interdict::config::{NetworkRule, NetworkVerdict};
+use interdict::guard::{HookOrder, order_at, programs_of_host};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UdpSocket};
 
@@ -113,6 +114,29 @@ pub(crate) fn direct_packets_leave() -> Result<()> {
         for (ip, port) in [("198.51.100.9", 444), ("198.51.100.10", 443)] {
             let said = world.run(&send(ip, port)).await?;
             ensure!(said == "EPERM", "{ip}:{port}: {said}");
+        }
+        Ok(())
+    })
+}
+
+/// What runs for a process, its own cgroup's programs first: the agent's, and after them whatever all cgroups have.
+pub(crate) fn the_order_of_hooks_is_known() -> Result<()> {
+    governed(&[], async |world| {
+        let procs = world.cgroup.procs();
+        let below = procs.parent().context("a directory")?;
+        let orders = order_at(below)?;
+        let others = programs_of_host()?;
+        let at = |orders: &[HookOrder], place: &str| {
+            let found = orders.iter().find(|(name, _)| *name == place);
+            found.map(|(_, programs)| programs.clone()).unwrap_or_default()
+        };
+        for place in ["connect4", "connect6", "sendmsg4", "egress", "sock_create"] {
+            let (own, host) = (at(&orders, place), at(&others, place));
+            ensure!(own.len() > host.len(), "{place}: {own:?} {host:?}");
+            ensure!(
+                own.ends_with(&host),
+                "{place}: the agent's come first: {own:?} {host:?}"
+            );
         }
         Ok(())
     })

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::config::DAEMONS;
-use crate::guard::{GuardError, bpffs, has_domains, lsm_is_active, probe};
+use crate::guard::{GuardError, HookOrder, bpffs, has_domains, lsm_is_active, probe, programs_of_host};
 
 use super::Check;
 
@@ -13,7 +13,16 @@ const FLOOR: (u32, u32) = (5, 15);
 const WHOLE: (u32, u32) = (6, 1);
 
 pub(super) fn checks() -> Vec<Check> {
-    let mut checks = vec![version(), btf(), lsm(), ptrace(), bpf(), daemons()];
+    let mut checks = vec![
+        version(),
+        btf(),
+        lsm(),
+        ptrace(),
+        bpf(),
+        abi(),
+        others(),
+        daemons(),
+    ];
     hooks(&mut checks);
     checks
 }
@@ -89,6 +98,57 @@ fn bpf() -> Check {
             .next("set kernel.unprivileged_bpf_disabled=2"),
         other => Check::available("kernel", "unprivileged bpf()", format!("disabled ({other})")),
     }
+}
+
+/// Programs of another ABI have other numbers for the same system calls: the filter of a run ends them.
+fn abi() -> Check {
+    const LOADERS: [&str; 3] = [
+        "/lib/ld-linux.so.2",
+        "/lib/ld-musl-i386.so.1",
+        "/lib/ld-linux-armhf.so.3",
+    ];
+    let name = "32-bit programs";
+    let told = "they end at their first system call in `interdict run` (SIGSYS, exit status 159)";
+    match LOADERS.into_iter().find(|path| Path::new(path).exists()) {
+        None => Check::available("kernel", name, format!("{told}; no loader for any is installed here")),
+        Some(loader) => Check::limited("kernel", name, format!("{loader} is installed; {told}"))
+            .next("use 64-bit builds of what is governed; `interdict serve` puts no such filter around its workloads"),
+    }
+}
+
+/// Programs of others run after the agent's: the kernel runs those of a cgroup before those above it.
+fn others() -> Check {
+    let name = "order of hooks";
+    let programs = match programs_of_host() {
+        Ok(programs) => programs,
+        Err(error) => {
+            return Check::limited("kernel", name, format!("the kernel does not say it: {error}"))
+                .next("run `sudo interdict doctor`");
+        }
+    };
+    if programs.is_empty() {
+        return Check::available(
+            "kernel",
+            name,
+            "nobody else has programs on all cgroups of this host",
+        );
+    }
+    let listed: Vec<String> = programs
+        .iter()
+        .map(|(place, names)| format!("{place}: {}", names.join(", ")))
+        .collect();
+    let found = format!(
+        "others' programs run after the agent's, and before its look at packets ({})",
+        listed.join("; ")
+    );
+    let rewrites = |(place, _): &HookOrder| place.starts_with("connect") || place.starts_with("sendmsg");
+    let check = Check::available("kernel", name, found);
+    if !programs.iter().any(rewrites) {
+        return check;
+    }
+    check.next(
+        "where they translate addresses of services (Cilium does), name in a direct [[network]] what is translated to, too; targets need nothing: the agent's own connections are translated",
+    )
 }
 
 fn daemons() -> Check {

@@ -43,7 +43,7 @@ use super::table::{FlowTable, sweep};
 
 pub use namespace::{Namespace, NamespaceId, NamespaceListeners};
 pub use older::{close_older, count_older};
-pub use processes::{Seen, processes, processes_below};
+pub use processes::{Seen, holds_cgroup, processes, processes_below};
 pub use tree::{CgroupTree, TreeEvent, cgroup_of_self};
 
 /// How many characters of the object's digest name its directory.

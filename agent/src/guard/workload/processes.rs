@@ -40,6 +40,19 @@ pub fn processes_below(cgroup: &Path) -> Vec<Seen> {
     found
 }
 
+/// Whether the cgroup with this id (the inode of its directory) is `cgroup` or lies below it.
+#[must_use]
+pub fn holds_cgroup(cgroup: &Path, id: u64) -> bool {
+    let mut open = vec![cgroup.to_owned()];
+    while let Some(directory) = open.pop() {
+        if fs::metadata(&directory).is_ok_and(|meta| meta.ino() == id) {
+            return true;
+        }
+        open.extend(below(&directory));
+    }
+    false
+}
+
 /// The cgroups directly below one.
 pub(super) fn below(cgroup: &Path) -> impl Iterator<Item = std::path::PathBuf> + use<> {
     let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
