@@ -108,6 +108,55 @@ fn http(test: &str, traces: impl FnOnce(&Path) -> String) -> Option<Http> {
     })
 }
 
+/// One request: the client's span, the agent's and what the target heard fit together.
+fn fits(call: &Value, asked: &Value, spans: &[Value]) {
+    let mine = spans
+        .iter()
+        .find(|span| span["parent"] == call["span"])
+        .expect("a span whose parent is the client's");
+    assert_eq!(mine["trace"], call["trace"]);
+    let told = format!(
+        "00-{}-{}-",
+        call["trace"].as_str().expect("text"),
+        mine["span"].as_str().expect("text")
+    );
+    let seen = asked["headers"]["traceparent"].as_str().unwrap_or_default();
+    assert!(seen.starts_with(&told), "{seen} is not {told}");
+    let about = &mine["attributes"];
+    assert_eq!(about["http.request.method"], "GET");
+    assert_eq!(about["http.response.status_code"], 200);
+    assert_eq!(about["server.address"], "localhost");
+    assert_eq!(about["user.id"], "corp/alice");
+    assert_eq!(about["interdict.verdict"], "allowed");
+    assert!(
+        about["interdict.policy.ids"]
+            .as_array()
+            .is_some_and(|ids| !ids.is_empty())
+    );
+    assert_eq!(
+        (&mine["name"], &mine["kind"]),
+        (&Value::from("GET"), &Value::from(3))
+    );
+    assert_eq!(mine["error"], false);
+    // What is remote, and sampled.
+    assert_eq!(mine["flags"].as_u64().map(|flags| flags & 0x301), Some(0x301));
+    // The session is linked, and a span of its own.
+    let session = &mine["links"][0];
+    assert!(
+        spans
+            .iter()
+            .any(|s| s["trace"] == session[0] && s["span"] == session[1] && s["parent"] == ""),
+        "{spans:?}"
+    );
+    assert_eq!(mine["resource"]["service.name"], "interdict");
+    // The record has the same reference.
+    let id = about["interdict.operation.id"]
+        .as_str()
+        .expect("text")
+        .replace('-', "");
+    assert!(id.ends_with(mine["span"].as_str().expect("text")));
+}
+
 /// The client's span is the parent of the agent's, which is the parent that the target is told; and nothing is in it that a
 /// record would not show.
 #[test]
@@ -137,51 +186,7 @@ fn client_agent_and_target_stand_in_one_trace() {
     let spans = collector.spans();
     let asked = w.target.log().expect("log");
     for (call, asked) in called.iter().zip(&asked) {
-        let mine = spans
-            .iter()
-            .find(|span| span["parent"] == call["span"])
-            .expect("a span whose parent is the client's");
-        assert_eq!(mine["trace"], call["trace"]);
-        let told = format!(
-            "00-{}-{}-",
-            call["trace"].as_str().expect("text"),
-            mine["span"].as_str().expect("text")
-        );
-        let seen = asked["headers"]["traceparent"].as_str().unwrap_or_default();
-        assert!(seen.starts_with(&told), "{seen} is not {told}");
-        let about = &mine["attributes"];
-        assert_eq!(about["http.request.method"], "GET");
-        assert_eq!(about["http.response.status_code"], 200);
-        assert_eq!(about["server.address"], "localhost");
-        assert_eq!(about["user.id"], "corp/alice");
-        assert_eq!(about["interdict.verdict"], "allowed");
-        assert!(
-            about["interdict.policy.ids"]
-                .as_array()
-                .is_some_and(|ids| !ids.is_empty())
-        );
-        assert_eq!(
-            (&mine["name"], &mine["kind"]),
-            (&Value::from("GET"), &Value::from(3))
-        );
-        assert_eq!(mine["error"], false);
-        // What is remote, and sampled.
-        assert_eq!(mine["flags"].as_u64().map(|flags| flags & 0x301), Some(0x301));
-        // The session is linked, and a span of its own.
-        let session = &mine["links"][0];
-        assert!(
-            spans
-                .iter()
-                .any(|s| s["trace"] == session[0] && s["span"] == session[1] && s["parent"] == ""),
-            "{spans:?}"
-        );
-        assert_eq!(mine["resource"]["service.name"], "interdict");
-        // The record has the same reference.
-        let id = about["interdict.operation.id"]
-            .as_str()
-            .expect("text")
-            .replace('-', "");
-        assert!(id.ends_with(mine["span"].as_str().expect("text")));
+        fits(call, asked, &spans);
     }
     for span in &spans {
         let raw = span["raw"].as_str().expect("text");

@@ -101,7 +101,7 @@ fn an_agent_at_work_can_be_watched() {
         .expect("uninstall");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(
-        out.status.success() && text.contains("without --force nothing goes"),
+        out.status.success() && text.contains("without --force or --let-go nothing goes"),
         "{text}"
     );
     // For probes and Prometheus.

@@ -1,6 +1,7 @@
 //! The composition root: builds every room, starts, waits, drains; the only place that wires.
 
 pub mod agent_user;
+pub mod deed;
 mod denials;
 mod descriptors;
 pub mod doctor;

@@ -176,7 +176,7 @@ pub fn rotate_authority(dir: &Path, overlap: std::time::Duration) -> Result<Rota
     rotate(dir, &host_name(), overlap)
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -1,9 +1,11 @@
 //! Taking away what agents leave on a host: pins (with them the hooks), cgroups, a bpffs of the agent's own, sockets, drop-ins,
 //! the bundle of certificates; with `purge` keys, records and configuration. What is alive stays, unless it is forced.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::config::Config;
 use crate::guard::{Remains, remains};
@@ -24,15 +26,30 @@ pub struct UninstallSpec {
     pub root: PathBuf,
     /// Keys, records, pending approvals and configuration too.
     pub purge: bool,
-    /// Also while something is alive: its processes are ended.
-    pub force: bool,
+    /// What becomes of what is alive.
+    pub alive: Alive,
+}
+
+/// What becomes of agents and governed processes that are alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alive {
+    /// Nothing is taken away.
+    Refuse,
+    /// They are ended.
+    End,
+    /// Agents and commands of `interdict run` are ended; what a service governs goes on, ungoverned.
+    LetGo,
 }
 
 /// One thing to take away, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leftover {
+    /// A unit of systemd that keeps an agent alive; it is stopped.
+    Unit(String),
     /// Processes below a cgroup of the agent's; they are ended.
     Processes(PathBuf, Vec<u32>),
+    /// Processes that go on, ungoverned from then on.
+    LetGo(PathBuf, Vec<u32>),
     /// A drop-in of a governed unit.
     DropIn(PathBuf),
     /// A directory of pins: the hooks go with them.
@@ -50,7 +67,9 @@ impl Leftover {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
+            Self::Unit(_) => "unit",
             Self::Processes(..) => "processes",
+            Self::LetGo(..) => "let go",
             Self::DropIn(_) => "drop-in",
             Self::Pins(_) => "pins",
             Self::Cgroup(_) => "cgroup",
@@ -63,7 +82,9 @@ impl Leftover {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
+            Self::Unit(name) => Path::new(name),
             Self::Processes(path, _)
+            | Self::LetGo(path, _)
             | Self::DropIn(path)
             | Self::Pins(path)
             | Self::Cgroup(path)
@@ -87,7 +108,7 @@ pub enum UninstallError {
 /// Lists what is there, in the order in which it goes.
 ///
 /// # Errors
-/// While an agent or a governed process is alive, unless it is forced.
+/// While an agent or a governed process is alive, unless it is said what becomes of it.
 pub fn plan(spec: &UninstallSpec) -> Result<Vec<Leftover>, UninstallError> {
     let Remains {
         agents,
@@ -97,7 +118,7 @@ pub fn plan(spec: &UninstallSpec) -> Result<Vec<Leftover>, UninstallError> {
         mounts,
     } = remains(&spec.root)?;
     let alive = !agents.is_empty() || !processes.is_empty();
-    if alive && !spec.force {
+    if alive && spec.alive == Alive::Refuse {
         let governed: usize = processes.iter().map(|(_, pids)| pids.len()).sum();
         return Err(UninstallError::Alive(format!(
             "{} agents and {governed} governed processes are alive{}",
@@ -107,15 +128,19 @@ pub fn plan(spec: &UninstallSpec) -> Result<Vec<Leftover>, UninstallError> {
     }
     let mut all = Vec::new();
     all.extend(govern::drop_ins(&spec.root).into_iter().map(Leftover::DropIn));
-    let mut living: Vec<(PathBuf, Vec<u32>)> = processes;
+    // A service manager would start an agent again that was ended.
+    all.extend(units(&spec.root, &agents).into_iter().map(Leftover::Unit));
     if !agents.is_empty() {
-        living.insert(0, (under(&spec.root, RUNTIME), agents));
+        all.push(Leftover::Processes(under(&spec.root, RUNTIME), agents));
     }
-    all.extend(
-        living
-            .into_iter()
-            .map(|(path, pids)| Leftover::Processes(path, pids)),
-    );
+    all.extend(processes.into_iter().map(|(path, pids)| {
+        // What agents made themselves holds the commands of `interdict run`.
+        if spec.alive == Alive::LetGo && !cgroups.contains(&path) {
+            Leftover::LetGo(path, pids)
+        } else {
+            Leftover::Processes(path, pids)
+        }
+    }));
     all.extend(cgroups.into_iter().map(Leftover::Cgroup));
     all.extend(pins.into_iter().map(Leftover::Pins));
     all.extend(mounts.into_iter().map(Leftover::Mount));
@@ -128,6 +153,45 @@ pub fn plan(spec: &UninstallSpec) -> Result<Vec<Leftover>, UninstallError> {
     let trees = trees.into_iter().filter(|path| path.symlink_metadata().is_ok());
     all.extend(trees.map(Leftover::Tree));
     Ok(all)
+}
+
+/// The units of systemd that these agents are, where systemd runs.
+fn units(root: &Path, agents: &[u32]) -> BTreeSet<String> {
+    if root != Path::new("/") || !Path::new("/run/systemd/system").exists() {
+        return BTreeSet::new();
+    }
+    let unit = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        unit_in(&text).map(str::to_owned)
+    };
+    agents.iter().filter_map(unit).collect()
+}
+
+/// The service in a `/proc/PID/cgroup` (cgroup2's line, else that of systemd's own hierarchy); a command of `interdict run` in
+/// somebody's session is no service.
+fn unit_in(text: &str) -> Option<&str> {
+    let ours = text
+        .lines()
+        .filter(|line| line.starts_with("0::") || line.contains(":name=systemd:"));
+    ours.filter_map(|line| line.rsplit('/').next())
+        .find(|name| name.ends_with(".service") && !name.starts_with("user@"))
+}
+
+/// What is there again after everything was taken away: then somebody starts it.
+///
+/// # Errors
+/// Where the kernel is not understood.
+pub fn came_back(spec: &UninstallSpec) -> Result<Vec<Leftover>, UninstallError> {
+    let spec = UninstallSpec {
+        alive: Alive::LetGo,
+        ..spec.clone()
+    };
+    let mut left = plan(&spec)?;
+    left.retain(|one| match one {
+        Leftover::Processes(..) | Leftover::Pins(_) | Leftover::Cgroup(_) | Leftover::Mount(_) => true,
+        Leftover::Unit(_) | Leftover::LetGo(..) | Leftover::DropIn(_) | Leftover::Tree(_) => false,
+    });
+    Ok(left)
 }
 
 fn shown(agents: &[u32], processes: &[(PathBuf, Vec<u32>)]) -> String {
@@ -146,7 +210,9 @@ fn under(root: &Path, path: &str) -> PathBuf {
 /// Where the system refuses.
 pub fn take_away(leftover: &Leftover) -> io::Result<()> {
     match leftover {
-        Leftover::Processes(_, pids) => end_all(pids),
+        Leftover::Unit(name) => stop(name),
+        Leftover::Processes(path, pids) => end(path, pids),
+        Leftover::LetGo(..) => Ok(()),
         Leftover::DropIn(path) => govern::take_away(path).map_err(io::Error::other),
         Leftover::Pins(path) | Leftover::Tree(path) => gone(remove_tree(path)),
         Leftover::Cgroup(path) => gone(remove_cgroup(path)),
@@ -193,6 +259,29 @@ fn remove_cgroup(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Stops a unit of systemd, as `systemctl disable --now` does: a restart of the host does not start it again.
+fn stop(unit: &str) -> io::Result<()> {
+    let told = Command::new("systemctl")
+        .args(["disable", "--now", "--quiet", unit])
+        .stdin(Stdio::null())
+        .status()?;
+    if told.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "systemctl disable --now {unit}: {told}"
+    )))
+}
+
+/// Ends what is in a cgroup at once, children that it makes meanwhile too (Linux 5.14); elsewhere one by one.
+fn end(path: &Path, pids: &[u32]) -> io::Result<()> {
+    let kill = fs::OpenOptions::new().write(true).open(path.join("cgroup.kill"));
+    match kill {
+        Ok(mut file) => io::Write::write_all(&mut file, b"1"),
+        Err(_none) => end_all(pids),
+    }
+}
+
 /// Ends processes, through descriptors: a number that somebody else has by now is not hit.
 fn end_all(pids: &[u32]) -> io::Result<()> {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -206,4 +295,26 @@ fn end_all(pids: &[u32]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_of_an_agent_is_a_service() {
+        let table = [
+            ("0::/system.slice/interdict.service\n", Some("interdict.service")),
+            (
+                "5:freezer:/a.service\n1:name=systemd:/system.slice/interdict.service\n0::/\n",
+                Some("interdict.service"),
+            ),
+            ("0::/user.slice/user-0.slice/user@0.service\n", None),
+            ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+            ("4:freezer:/x.service\n", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(unit_in(text), expected, "{text}");
+        }
+    }
 }

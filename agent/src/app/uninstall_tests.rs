@@ -30,7 +30,7 @@ fn system() -> tempfile::TempDir {
     dir
 }
 
-fn spec(root: &Path, purge: bool, force: bool) -> UninstallSpec {
+fn spec(root: &Path, purge: bool, alive: Alive) -> UninstallSpec {
     let mut config = crate::config::defaults();
     config.state_dir = root.join("state");
     config.audit.dir = root.join("elsewhere/log");
@@ -38,7 +38,7 @@ fn spec(root: &Path, purge: bool, force: bool) -> UninstallSpec {
         config,
         root: root.to_owned(),
         purge,
-        force,
+        alive,
     }
 }
 
@@ -61,7 +61,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
 fn what_agents_left_goes_and_the_rest_stays() {
     let system = system();
     let root = system.path();
-    let all = plan(&spec(root, false, false)).expect("nobody is alive");
+    let all = plan(&spec(root, false, Alive::Refuse)).expect("nobody is alive");
     let kinds: Vec<&str> = all.iter().map(Leftover::kind).collect();
     assert_eq!(kinds, ["drop-in", "cgroup", "pins", "files", "files"], "{all:?}");
     let before = files(root);
@@ -88,7 +88,8 @@ fn what_agents_left_goes_and_the_rest_stays() {
     ] {
         assert!(left.contains(&kept.into()), "{kept}");
     }
-    let second = plan(&spec(root, false, false)).expect("nobody is alive");
+    assert_eq!(came_back(&spec(root, false, Alive::Refuse)).expect("looked"), []);
+    let second = plan(&spec(root, false, Alive::Refuse)).expect("nobody is alive");
     assert_eq!(second, [], "nothing is left for a second time");
 }
 
@@ -96,7 +97,7 @@ fn what_agents_left_goes_and_the_rest_stays() {
 fn purged_nothing_is_left() {
     let system = system();
     let root = system.path();
-    for leftover in plan(&spec(root, true, false)).expect("nobody is alive") {
+    for leftover in plan(&spec(root, true, Alive::Refuse)).expect("nobody is alive") {
         take_away(&leftover).expect("taken away");
     }
     let named: Vec<PathBuf> = files(root)
@@ -113,11 +114,11 @@ fn the_living_are_not_let_go_unless_it_is_forced() {
     let root = system.path();
     let workload = root.join("sys/fs/cgroup/interdict/run-1-2/workload/cgroup.procs");
     fs::write(&workload, "4194999\n").expect("written");
-    let refused = plan(&spec(root, false, false))
+    let refused = plan(&spec(root, false, Alive::Refuse))
         .expect_err("somebody is alive")
         .to_string();
     assert!(refused.contains("4194999"), "{refused}");
-    let forced = plan(&spec(root, false, true)).expect("forced");
+    let forced = plan(&spec(root, false, Alive::End)).expect("forced");
     assert!(matches!(forced.get(1), Some(Leftover::Processes(_, pids)) if pids == &[4_194_999]));
     fs::remove_file(workload).expect("removed");
     // A unit that a service has left its hooks on.
@@ -127,15 +128,29 @@ fn the_living_are_not_let_go_unless_it_is_forced() {
     let inode = fs::metadata(&unit).expect("there").ino();
     let links = root.join(format!("sys/fs/bpf/interdict/serve-1/mcp/abc/links/{inode}"));
     fs::create_dir_all(&links).expect("made");
-    let refused = plan(&spec(root, false, false))
+    let refused = plan(&spec(root, false, Alive::Refuse))
         .expect_err("a unit is alive")
         .to_string();
     assert!(refused.contains("4194998"), "{refused}");
+    // Ended, or let go: the command of a run is ended in either case.
+    let run = root.join("sys/fs/cgroup/interdict/run-1-2/workload/cgroup.procs");
+    fs::write(&run, "4194999\n").expect("written");
+    let kinds = |alive| {
+        let all = plan(&spec(root, false, alive)).expect("forced");
+        let of = |pid: u32| {
+            let has = |one: &&Leftover| matches!(one, Leftover::Processes(_, pids) | Leftover::LetGo(_, pids) if pids.contains(&pid));
+            all.iter().find(has).map(Leftover::kind)
+        };
+        (of(4_194_998), of(4_194_999))
+    };
+    assert_eq!(kinds(Alive::End), (Some("processes"), Some("processes")));
+    assert_eq!(kinds(Alive::LetGo), (Some("let go"), Some("processes")));
+    fs::remove_file(run).expect("removed");
     fs::remove_dir_all(&unit).expect("removed");
-    assert!(plan(&spec(root, false, false)).is_ok());
+    assert!(plan(&spec(root, false, Alive::Refuse)).is_ok());
     // An agent that answers.
     let _agent = UnixListener::bind(root.join("run/interdict/run-7.sock")).expect("bound");
-    let refused = plan(&spec(root, false, false))
+    let refused = plan(&spec(root, false, Alive::Refuse))
         .expect_err("an agent is alive")
         .to_string();
     assert!(refused.contains(&std::process::id().to_string()), "{refused}");

@@ -121,6 +121,24 @@ pub enum ApprovalStep {
     Used,
 }
 
+/// Who did something with one of the agent's commands: what the kernel says of the process that ran it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actor {
+    /// Its user.
+    pub uid: u32,
+    /// The user that logged in, whatever became of it since (`sudo`); `None` for what no log-in began.
+    pub login: Option<u32>,
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.login {
+            Some(login) => write!(f, "uid {} (login {login})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
 /// Everything that can be recorded.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -265,6 +283,30 @@ pub enum Event {
         id: OperationId,
         /// How.
         outcome: Outcome,
+    },
+    /// Somebody accepted what a tool of an MCP server says of itself.
+    ToolAccepted {
+        /// The target.
+        target: String,
+        /// The server's path there.
+        server: String,
+        /// The tool.
+        tool: String,
+        /// Digest of what was accepted before; `None` for a new tool.
+        before: Option<Digest>,
+        /// Digest of what is accepted now.
+        after: Digest,
+        /// Who.
+        actor: Actor,
+    },
+    /// Somebody takes away what agents left on the host: hooks, pins, cgroups, drop-ins.
+    Uninstalled {
+        /// What goes, each as `KIND PATH`.
+        taken: Vec<String>,
+        /// Whether somebody alive was ended or let go for it.
+        forced: bool,
+        /// Who.
+        actor: Actor,
     },
     /// An approval moved on.
     Approval {

@@ -34,7 +34,7 @@ mod verify;
 mod verify_sink;
 mod writer;
 
-pub use event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene, Stored};
+pub use event::{Actor, ApprovalStep, Event, JudgedAs, OperationEvent, Scene, Stored};
 pub use index::{Index, IndexError};
 pub use log::{AuditError, AuditLog, OutcomeSlot, Receipt};
 pub use outcome::OutcomeGuard;

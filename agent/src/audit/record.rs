@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 use super::AuditError;
-use super::event::{ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
+use super::event::{Actor, ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
 
 /// Version of the stored form.
 pub(super) const VERSION: u32 = 1;
@@ -265,6 +265,8 @@ fn scene_of(event: &Event) -> Option<&Scene> {
         | Event::IdentityEnded { .. }
         | Event::ConnectionRefused { .. }
         | Event::KernelDenied { .. }
+        | Event::ToolAccepted { .. }
+        | Event::Uninstalled { .. }
         | Event::Approval { .. } => None,
     }
 }
@@ -406,6 +408,27 @@ impl Record {
                 self.operation = id.to_string();
                 self.outcome(outcome);
             }
+            Event::ToolAccepted {
+                target,
+                server,
+                tool,
+                before,
+                after,
+                actor,
+            } => {
+                self.kind = "tool.accepted".into();
+                self.target.clone_from(target);
+                self.text.clone_from(tool);
+                let before = before.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
+                self.detail = format!("server {server}: from {before} to {after}");
+                self.actor(actor);
+            }
+            Event::Uninstalled { taken, forced, actor } => {
+                self.kind = "host.uninstalled".into();
+                self.text = taken.join("\n");
+                self.detail = if *forced { "while something was alive" } else { "" }.into();
+                self.actor(actor);
+            }
             Event::Approval {
                 ticket,
                 operation,
@@ -426,6 +449,11 @@ impl Record {
                 self.step(step);
             }
         }
+    }
+
+    fn actor(&mut self, actor: &Actor) {
+        self.actor = actor.to_string();
+        self.actor_uid = Some(actor.uid);
     }
 
     fn step(&mut self, step: &ApprovalStep) {

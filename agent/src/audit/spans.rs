@@ -113,6 +113,8 @@ impl Spans {
             | Event::SessionOpened { .. }
             | Event::ConnectionRefused { .. }
             | Event::KernelDenied { .. }
+            | Event::ToolAccepted { .. }
+            | Event::Uninstalled { .. }
             | Event::Approval { .. } => 0,
         }
     }

@@ -23,11 +23,13 @@ fn log(dir: &std::path::Path) -> AuditLog {
     AuditLog::open(&config(dir, 1 << 20), "here", BootId::new()).expect("opened")
 }
 
-fn id_of(event: &Event) -> crate::model::OperationId {
-    match event {
-        Event::Operation { event, .. } => event.id,
-        other => unreachable!("{other:?}"),
-    }
+/// The operation of an event that is one, changed.
+fn changed(event: Event, change: impl FnOnce(&mut OperationEvent)) -> Event {
+    let Event::Operation { scene, mut event } = event else {
+        unreachable!("{event:?}")
+    };
+    change(&mut event);
+    Event::Operation { scene, event }
 }
 
 /// Nobody takes them: what has no room is dropped and counted, and every record is made.
@@ -62,15 +64,9 @@ async fn one_operation_is_one_span() {
     let mut spans = log.trace(100);
     let scene = scene("a", "shop");
     let held = judged(&scene, 2);
-    let id = id_of(&held);
-    let allowed = |event: Event| match event {
-        Event::Operation { scene, event } => Event::Operation {
-            scene,
-            event: OperationEvent { id, ..event },
-        },
-        other => other,
-    };
-    for event in [held, allowed(judged(&scene, 0))] {
+    let mut id = crate::model::OperationId::new();
+    let held = changed(held, |event| id = event.id);
+    for event in [held, changed(judged(&scene, 0), |event| event.id = id)] {
         let _receipt = log.record(event).await.expect("recorded");
     }
     assert!(spans.try_recv().is_err(), "not before its end");
@@ -112,13 +108,7 @@ async fn the_beginner_of_a_trace_decides() {
     assert_eq!(log.continues(id, context("00").expect("valid")), None);
     let scene = scene("a", "shop");
     for trace in [context("00"), context("01"), None] {
-        let event = match judged(&scene, 1) {
-            Event::Operation { scene, event } => Event::Operation {
-                scene,
-                event: OperationEvent { trace, ..event },
-            },
-            other => other,
-        };
+        let event = changed(judged(&scene, 1), |event| event.trace = trace);
         let _receipt = log.record(event).await.expect("recorded");
     }
     let span = spans.try_recv().expect("one");
@@ -166,16 +156,9 @@ async fn names_are_said_only_as_the_masked_text_says_them() {
             fingerprint: Fingerprint(Digest::of(b"x")),
             parameters: Vec::new(),
         };
-        let event = match judged(&scene, 1) {
-            Event::Operation { scene, event } => Event::Operation {
-                scene,
-                event: OperationEvent {
-                    operation: Some(Arc::new(operation)),
-                    ..event
-                },
-            },
-            other => other,
-        };
+        let event = changed(judged(&scene, 1), |event| {
+            event.operation = Some(Arc::new(operation))
+        });
         let _receipt = log.record(event).await.expect("recorded");
         let span = spans.try_recv().expect("a span");
         assert_eq!(span.name, name);

@@ -117,6 +117,8 @@ impl Tally {
             | Event::WorkloadReleased { .. }
             | Event::IdentityBound { .. }
             | Event::IdentityEnded { .. }
+            | Event::ToolAccepted { .. }
+            | Event::Uninstalled { .. }
             | Event::ConnectionRefused { .. } => {}
         }
     }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use crate::app::deed;
+use crate::audit::Event;
 use crate::inventory::{FILE, Inventory, InventoryError, Kept};
 
 use super::output::{Style, say, say_json, short, table, time};
@@ -43,6 +45,9 @@ pub(super) enum ToolsCommand {
         /// All that are new or changed.
         #[arg(long)]
         all: bool,
+        /// The log's directory, where that is not STATE_DIR/audit: who accepted what is recorded there.
+        #[arg(long, value_name = "DIR")]
+        audit_dir: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
     },
@@ -104,8 +109,9 @@ pub(super) fn run(command: McpCommand) -> Outcome {
         McpCommand::Tools(ToolsCommand::Accept {
             names,
             all: _,
+            audit_dir,
             common,
-        }) => accept(&common, &names),
+        }) => accept(&common, &names, audit_dir),
     }
 }
 
@@ -244,15 +250,27 @@ fn lines<'a>(before: &'a str, after: &'a str) -> Vec<(char, &'a str)> {
     out
 }
 
-fn accept(common: &Common, names: &[String]) -> Outcome {
+fn accept(common: &Common, names: &[String], audit_dir: Option<PathBuf>) -> Outcome {
     let inventory = common.inventory()?;
     let mut tools = common.tools(&inventory, names)?;
     tools.retain(|tool| !is_same(tool));
-    let by = format!("uid {}", rustix::process::getuid().as_raw());
+    let actor = deed::actor();
+    let log = deed::log_of(&common.state_dir, audit_dir);
     let mut left = 0_u32;
     for tool in &tools {
+        let record = |before, after| {
+            let accepted = Event::ToolAccepted {
+                target: tool.target.clone(),
+                server: tool.server.clone(),
+                tool: tool.name.clone(),
+                before,
+                after,
+                actor,
+            };
+            deed::record(&common.state_dir, &log, vec![accepted]).map_err(|error| error.to_string())
+        };
         let done = inventory
-            .accept(tool, &by, crate::clock::now())
+            .accept(tool, &actor.to_string(), crate::clock::now(), record)
             .map_err(|error| unusable(&error))?;
         left += u32::from(!done);
         if common.json {

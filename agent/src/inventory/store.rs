@@ -34,6 +34,9 @@ pub enum InventoryError {
     /// SQLite.
     #[error("the inventory of tools cannot be used: {0}")]
     Store(#[from] rusqlite::Error),
+    /// The log.
+    #[error("nothing is accepted that cannot be recorded: {0}")]
+    NotRecorded(String),
     /// A server with too many tools, or a tool that says too much.
     #[error("the server offers more tools, or longer descriptions, than are kept")]
     TooMuch,
@@ -202,11 +205,18 @@ impl Inventory {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Somebody accepts what a tool says: exactly `seen`, as it was shown. False where it says something else by now.
+    /// Somebody accepts what a tool says: exactly `seen`, as it was shown. False where it says something else by now. It holds
+    /// only once `record` has made it durable, with the digests of what was accepted before and is now.
     ///
     /// # Errors
-    /// Where it cannot be kept.
-    pub fn accept(&self, tool: &Kept, by: &str, now: Timestamp) -> Result<bool, InventoryError> {
+    /// Where it cannot be kept or recorded.
+    pub fn accept(
+        &self,
+        tool: &Kept,
+        by: &str,
+        now: Timestamp,
+        record: impl FnOnce(Option<Digest>, Digest) -> Result<(), String>,
+    ) -> Result<bool, InventoryError> {
         let Kept {
             target,
             server,
@@ -214,12 +224,21 @@ impl Inventory {
             seen,
             ..
         } = tool;
-        let changed = self.connection().execute(
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let changed = transaction.execute(
             "UPDATE tools SET accepted = seen, decided_by = ?5, decided_ns = ?6
              WHERE target = ?1 AND server = ?2 AND name = ?3 AND seen = ?4",
             params![target, server, name, seen, by, now.as_nanos()],
         )?;
-        Ok(changed == 1)
+        if changed != 1 {
+            return Ok(false);
+        }
+        let before = tool.accepted.as_ref().or(tool.first.as_ref());
+        let before = before.map(|text| Digest::of(text.as_bytes()));
+        record(before, Digest::of(seen.as_bytes())).map_err(InventoryError::NotRecorded)?;
+        transaction.commit()?;
+        Ok(true)
     }
 }
 

@@ -18,7 +18,9 @@ fn rules(new: NewTools, changed: ChangedTools) -> ToolRules {
 fn accept(inventory: &Inventory, name: &str) -> bool {
     let all = inventory.all().expect("read");
     let tool = all.iter().find(|tool| tool.name == name).expect("known");
-    inventory.accept(tool, "uid 0", at(9)).expect("kept")
+    inventory
+        .accept(tool, "uid 0", at(9), |_before, _after| Ok(()))
+        .expect("kept")
 }
 
 #[test]
@@ -54,7 +56,14 @@ fn what_was_shown_is_what_is_accepted() {
     let _stands = inventory
         .saw(SERVER, "query", "three", rules, at(2))
         .expect("kept");
-    assert!(!inventory.accept(&shown, "uid 0", at(3)).expect("kept"));
+    let refused = |_, _| Err("it was never asked to".to_owned());
+    assert!(!inventory.accept(&shown, "uid 0", at(3), refused).expect("kept"));
+    // What is not recorded is not accepted.
+    let shown = inventory.all().expect("read").remove(0);
+    let full = |_, _| Err("the disk is full".to_owned());
+    assert!(inventory.accept(&shown, "uid 0", at(3), full).is_err());
+    let stands = inventory.called(SERVER, "query", rules).expect("read").0;
+    assert_eq!(stands, Standing::Changed);
 }
 
 #[test]

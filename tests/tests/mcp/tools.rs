@@ -79,6 +79,16 @@ fn a_tool_that_changes_what_it_says_is_held_until_somebody_accepts() {
         records.contains("1 (\\\"query\\\") tools left out that nobody accepted"),
         "{records}"
     );
+    let records = world.agent.records().expect("records");
+    let accepted: Vec<&Value> = records.iter().filter(|r| r["kind"] == "tool.accepted").collect();
+    assert_eq!(accepted.len(), 1, "{records:?}");
+    let accepted = accepted.first().expect("one");
+    assert_eq!(
+        (&accepted["target"], &accepted["text"]),
+        (&json!("tools"), &json!("query"))
+    );
+    assert_eq!(accepted["actor_uid"], 0);
+    world.agent.verify().expect("verified");
 }
 
 #[test]
