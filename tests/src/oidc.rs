@@ -46,9 +46,30 @@ impl Oidc {
     /// A token for `subject` with `groups` that ends in `ttl` seconds.
     #[must_use]
     pub fn token(&self, subject: &str, groups: &[&str], ttl: i64) -> String {
+        let email = format!("{subject}@example.com");
+        self.signed(json!({"sub": subject, "email": email, "groups": groups}), ttl)
+    }
+
+    /// A token as Kubernetes projects them into the pod (`namespace`, `name`, `uid`) of the service account `account`.
+    #[must_use]
+    pub fn pod_token(&self, account: &str, (namespace, name, uid): (&str, &str, &str), ttl: i64) -> String {
+        let bound = json!({
+            "namespace": namespace,
+            "node": {"name": "node-1", "uid": "5f0ad1ba-7a0f-4c8f-a7a1-1f1c6dd8f8a0"},
+            "pod": {"name": name, "uid": uid},
+            "serviceaccount": {"name": account, "uid": "a9a8c1a4-64d0-4f05-9d4d-6f1c9d3e8b11"},
+        });
+        let subject = format!("system:serviceaccount:{namespace}:{account}");
+        self.signed(json!({"sub": subject, "kubernetes.io": bound}), ttl)
+    }
+
+    /// A token with these claims, for the agent, that ends in `ttl` seconds.
+    fn signed(&self, mut claims: Value, ttl: i64) -> String {
         let since = SystemTimeNow::seconds();
-        let claims = json!({"iss": self.issuer(), "aud": "interdict", "sub": subject, "email": format!("{subject}@example.com"),
-                            "groups": groups, "iat": since, "exp": since + ttl});
+        claims["iss"] = self.issuer().into();
+        claims["aud"] = json!(["interdict"]);
+        claims["iat"] = since.into();
+        claims["exp"] = (since + ttl).into();
         let message = format!(
             "{}.{}",
             b64(r#"{"alg":"EdDSA","kid":"1"}"#),

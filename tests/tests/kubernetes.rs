@@ -65,6 +65,8 @@ governed:
   - {namespace: agents, serviceAccount: worker, podLabel: "team=a"}
   - {namespace: trial, mode: observe, identity: trial-agents}
   - {namespace: ada, identityTokenFile: /credentials/shop-database/token}
+  - {namespace: own, identityPodToken: interdict/token}
+kubelet: {dir: /var/lib/kubelet}
 policies: {"a.cedar": "permit (principal, action, resource);"}
 credentials: [shop-database]
 ca: {existingSecret: authority, certificate: "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"}
@@ -89,6 +91,8 @@ fn manifests_are_ones_that_kubernetes_takes() {
         "name: interdict-ca\n  namespace: trial",
         "mountPath: /credentials/shop-database",
         "mountPath: /policies",
+        "identity_pod_token = \"interdict/token\"",
+        "mountPath: /var/lib/kubelet/pods, readOnly: true",
     ] {
         assert!(made.contains(part), "{part}\n{made}");
     }
@@ -110,6 +114,7 @@ fn manifests_are_ones_that_kubernetes_takes() {
         "kind: NetworkPolicy",
         "-policies",
         "subPath",
+        "kubelet",
         "patch",
         "untaint",
     ] {
@@ -132,6 +137,14 @@ fn wrong_values_and_wrong_manifests_are_refused() {
         (
             "governed: [{namespace: a, identity: b, identityTokenFile: /c}]",
             "should not be valid",
+        ),
+        (
+            "governed: [{namespace: a, identityTokenFile: /c, identityPodToken: v/t}]",
+            "should not be valid",
+        ),
+        (
+            "governed: [{namespace: a, identityPodToken: t}]",
+            "does not match",
         ),
         ("telemetry: {port: 0}", "minimum"),
     ] {

@@ -16,6 +16,10 @@ const ONE: &str = "7b1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a51";
 const TWO: &str = "7b1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a52";
 const WEB: &str = "7b1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a53";
 const GONE: &str = "7b1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a54";
+// Of the other test: an agent finds pods wherever their cgroups are.
+const OWN: &str = "8c1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a51";
+const OTHER: &str = "8c1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a52";
+const NONE: &str = "8c1f2a3c-0d4e-4f56-8a9b-0c1d2e3f4a53";
 
 /// A pod as the API shows it, with parts that do not matter.
 fn pod(uid: &str, app: &str, version: u32) -> String {
@@ -215,4 +219,119 @@ fn pods_are_recognised_as_the_api_tells_of_them() {
 fn said(client: &mut Command) -> String {
     let out = client.output().expect("ran");
     String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()
+}
+
+/// Kubelet replaces a projected volume's files by pointing `..data` at a new directory.
+fn project(kubelet: &Path, uid: &str, token: &str) {
+    let volume = kubelet.join(format!("pods/{uid}/volumes/kubernetes.io~projected/interdict"));
+    let count = std::fs::read_dir(&volume).map_or(0, Iterator::count);
+    let data = volume.join(format!("..{count}"));
+    std::fs::create_dir_all(&data).expect("made");
+    write(&data.join("token"), token);
+    let next = volume.join("..data_tmp");
+    std::os::unix::fs::symlink(data.file_name().expect("a name"), &next).expect("linked");
+    std::fs::rename(&next, volume.join("..data")).expect("replaced");
+    let _there_already = std::os::unix::fs::symlink("..data/token", volume.join("token"));
+}
+
+/// Each pod acts as its own service account, by a token that its issuer has signed for that very pod; one that is another pod's
+/// vouches for nobody, and that is recorded.
+#[test]
+fn pods_act_as_their_own_service_accounts() {
+    let (port, asked) = api();
+    let kubelet = tempfile::tempdir().expect("temp dir");
+    let more = format!(
+        "[kubernetes]\napi = \"http://127.0.0.1:{port}\"\nnode = \"node-1\"\nkubelet_dir = \"{}\"\n\
+         [[workload]]\nname = \"mcp\"\nnamespace = \"tools\"\nidentity_pod_token = \"interdict/token\"\n",
+        kubelet.path().display()
+    );
+    let cgroups = Cgroups::make().expect("cgroups");
+    let Some(w) = world("pods_act_as_their_own", &more) else {
+        return;
+    };
+    let token = |uid: &str, name: &str| w.issuer.pod_token("agent", ("tools", name, uid), 600);
+    let own = token(OWN, "mcp-x7k2m");
+    project(kubelet.path(), OWN, &own);
+    // A token that another pod has: good, and not this one's.
+    project(kubelet.path(), OTHER, &own);
+    for uid in [OWN, OTHER, NONE] {
+        cgroups.add(&cgroup(uid)).expect("made");
+    }
+    let mut manager = Manager::new(&w.agent.config()).expect("manager");
+    manager.start().expect("ready");
+    next(&asked).list(
+        &[pod(OWN, "mcp", 1), pod(OTHER, "tool", 2), pod(NONE, "web", 3)],
+        5,
+        "",
+    );
+    let _watch = next(&asked).watch();
+    for uid in [OWN, OTHER, NONE] {
+        let path = cgroup(uid);
+        let governed = format!("{}\" processes=", path.rsplit_once('/').expect("a pod").0);
+        manager.wait_for_log(&governed).expect("governed");
+    }
+    manager.wait_for_log("a new token is in use").expect("accepted");
+    manager
+        .wait_for_log("the new token is not accepted")
+        .expect("refused");
+
+    let bundle = w.agent.state().join("ca/bundle.pem");
+    let ask = |uid: &str| {
+        let mut client = cgroups.command(&cgroup(uid), &["psql", "-X", "-At", "-c", "TABLE orders"]);
+        client
+            .envs([
+                ("PGHOST", "localhost"),
+                ("PGUSER", "x"),
+                ("PGPASSWORD", "x"),
+                ("PGDATABASE", "shop"),
+            ])
+            .env("PGPORT", w.database.port.to_string())
+            .env("PGSSLROOTCERT", &bundle);
+        said(&mut client)
+    };
+    let mine = ask(OWN);
+    assert!(!mine.contains("vouches for"), "{mine}");
+    let others = ask(OTHER);
+    assert!(
+        others.contains("No token vouches for anybody here")
+            && others.contains("is that of pod tools/mcp-x7k2m"),
+        "{others}"
+    );
+    let none = ask(NONE);
+    assert!(
+        none.contains("pod tools/web-x7k2m has no token in interdict/token"),
+        "{none}"
+    );
+
+    // Kubelet replaces the token: read again, and then it is the pod's own.
+    project(kubelet.path(), OTHER, &token(OTHER, "tool-x7k2m"));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut again = ask(OTHER);
+    while again.contains("vouches for") && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        again = ask(OTHER);
+    }
+    assert!(!again.contains("vouches for"), "{again}");
+
+    manager.signal(Signal::TERM).expect("sent");
+    assert_eq!(manager.wait().expect("ended"), 0);
+    w.agent.verify().expect("verified");
+    let records = w.agent.records().expect("records");
+    let bound: Vec<_> = kinds(&records, "identity.bound")
+        .map(|r| r["principal_name"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(bound, ["tools/mcp-x7k2m", "tools/tool-x7k2m"]);
+    assert!(kinds(&records, "identity.ended").any(|r| {
+        r["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("is that of pod"))
+    }));
+    let session = kinds(&records, "session.opened").next().expect("a session");
+    assert_eq!(session["principal"], "corp/system:serviceaccount:tools:agent");
+    assert_eq!(session["principal_name"], "tools/mcp-x7k2m");
+    let groups = session["groups"].as_array().expect("groups");
+    assert!(
+        groups.contains(&"system:serviceaccounts:tools".into()),
+        "{session}"
+    );
 }

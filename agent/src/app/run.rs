@@ -130,7 +130,7 @@ pub fn start_proxy(spec: &RunSpec, arguments: &[OsString]) -> Result<Started, Ru
         return Err(GuardError::NotRoot.into());
     }
     let token = match &spec.token {
-        Some(TokenSource::File(path)) => Some(path.as_path()),
+        Some(TokenSource::File(path) | TokenSource::Pod(path, _)) => Some(path.as_path()),
         Some(TokenSource::Text(_)) | None => None,
     };
     let user = own_directories(spec)?;

@@ -43,6 +43,26 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
         2,
         "[kubernetes]",
     ),
+    (
+        "[[workload]]\nname = \"a\"\nuid = 7\nidentity_pod_token = \"v/token\"\n",
+        4,
+        "only pods",
+    ),
+    (
+        "[kubernetes]\napi = \"https://k\"\n[[workload]]\nname = \"a\"\nnamespace = \"n\"\nidentity_pod_token = \"token\"\n",
+        6,
+        "\"interdict/token\"",
+    ),
+    (
+        "[kubernetes]\napi = \"https://k\"\n[[workload]]\nname = \"a\"\nnamespace = \"n\"\nidentity_pod_token = \"../token\"\n",
+        6,
+        "VOLUME/PATH",
+    ),
+    (
+        "[kubernetes]\napi = \"https://k\"\n[[workload]]\nname = \"a\"\nnamespace = \"n\"\nidentity = \"b\"\nidentity_pod_token = \"v/token\"\n",
+        6,
+        "not both",
+    ),
     ("[kubernetes]\napi = \"http://10.0.0.1\"\n", 2, "https://"),
     ("[telemetry]\nlisten = \"0.0.0.0:9464\"\n", 2, "expose = true"),
     ("[telemetry]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),

@@ -106,6 +106,9 @@ pub enum WorkloadIdentity {
     /// Whoever an issuer's token in this file vouches for; read again when it changes. While there is none that is
     /// accepted, everything is refused.
     TokenFile(PathBuf),
+    /// Each pod for whom its own projected token vouches: the file of it, as `VOLUME/PATH`. While a pod has none that is accepted,
+    /// everything of it is refused.
+    PodToken(PathBuf),
     /// Nobody but the workload itself: `Workload::"workload/NAME"` in policies.
     Named(String),
 }
@@ -141,7 +144,12 @@ pub struct KubernetesConfig {
     pub ca_file: Option<PathBuf>,
     /// This node's name; `NODE_NAME` of the environment, or the host's, unless configured.
     pub node: Option<String>,
+    /// Where kubelet keeps the volumes of pods.
+    pub kubelet_dir: PathBuf,
 }
+
+/// Where kubelet keeps what is its own, unless it is told otherwise.
+const KUBELET: &str = "/var/lib/kubelet";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +158,7 @@ pub(super) struct RawKubernetes {
     pub token_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
     pub node: Option<Text>,
+    pub kubelet_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,6 +176,7 @@ pub(super) struct RawWorkload {
     pub service_account: Option<Text>,
     pub identity: Option<Text>,
     pub identity_token_file: Option<PathBuf>,
+    pub identity_pod_token: Option<Text>,
     pub mode: Option<Text>,
     pub recording: Option<Text>,
     pub dial_from: Option<Text>,
@@ -180,6 +190,7 @@ impl Reader<'_> {
             token_file,
             ca_file,
             node,
+            kubelet_dir,
         } = raw;
         let node = node.as_ref().and_then(|t| self.take(t, value::name));
         self.take(&api, value::fetchable)?;
@@ -188,6 +199,7 @@ impl Reader<'_> {
             token_file: token_file.map(|file| self.path(file)),
             ca_file: ca_file.map(|file| self.path(file)),
             node,
+            kubelet_dir: kubelet_dir.map_or_else(|| KUBELET.into(), |dir| self.path(dir)),
         })
     }
 
@@ -229,6 +241,7 @@ impl Reader<'_> {
             service_account,
             identity,
             identity_token_file,
+            identity_pod_token,
             mode,
             recording,
             dial_from,
@@ -256,17 +269,21 @@ impl Reader<'_> {
                         namespace, pod_label or service_account";
             self.wrong(name.span(), what);
         }
-        let identity = match (identity, identity_token_file) {
-            (Some(text), Some(_)) => {
-                self.wrong(
-                    text.span(),
-                    "write either identity or identity_token_file, not both",
-                );
+        if let Some(token) = identity_pod_token.as_ref().filter(|_| !selector.is_of_pods()) {
+            let what = "only pods have tokens of their own: select them with namespace, pod_label or service_account, or write \
+                        identity_token_file";
+            self.wrong(token.span(), what);
+        }
+        let identity = match (identity, identity_token_file, identity_pod_token) {
+            (Some(text), Some(_), _) | (Some(text), _, Some(_)) | (None, Some(_), Some(text)) => {
+                let what = "write one of identity, identity_token_file and identity_pod_token, not both";
+                self.wrong(text.span(), what);
                 None
             }
-            (None, Some(file)) => Some(WorkloadIdentity::TokenFile(self.path(file))),
-            (Some(text), None) => self.take(&text, value::name).map(WorkloadIdentity::Named),
-            (None, None) => Some(WorkloadIdentity::Named(name.get_ref().clone())),
+            (None, Some(file), None) => Some(WorkloadIdentity::TokenFile(self.path(file))),
+            (None, None, Some(token)) => self.take(&token, pod_token).map(WorkloadIdentity::PodToken),
+            (Some(text), None, None) => self.take(&text, value::name).map(WorkloadIdentity::Named),
+            (None, None, None) => Some(WorkloadIdentity::Named(name.get_ref().clone())),
         };
         let shown = self.take(&name, value::name);
         let mode = mode.as_ref().and_then(|t| self.take(t, mode_of));
@@ -314,6 +331,19 @@ fn cgroup_of(text: &str) -> Result<Glob, String> {
         ));
     }
     Glob::new(path)
+}
+
+/// A file in a projected volume.
+fn pod_token(text: &str) -> Result<PathBuf, String> {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('~');
+    let parts = text.split('/').count();
+    if parts > 1 && text.split('/').all(plain) {
+        Ok(text.into())
+    } else {
+        Err(format!(
+            "{text:?} is no file of a volume: write VOLUME/PATH, such as \"interdict/token\""
+        ))
+    }
 }
 
 fn dial_from_of(text: &str) -> Result<DialFrom, String> {

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
-use crate::model::{Principal, Refusal, RefusalKind, Timestamp};
+use crate::model::{Principal, PrincipalKind, Refusal, RefusalKind, Timestamp};
 
+use super::pod::{PodBindings, PodName};
 use super::token::{IdentityError, Issuers};
 
 /// How often the token file is looked at.
@@ -23,6 +24,8 @@ pub enum TokenSource {
     File(PathBuf),
     /// The text itself, from the environment.
     Text(String),
+    /// A file with the token of this very pod, read again when it changes.
+    Pod(PathBuf, PodName),
 }
 
 /// What became of an identity; the composition root records it.
@@ -48,6 +51,8 @@ pub struct Binding {
     hint: String,
     // The token file as it was before it was read: a change while it is being read is not missed.
     stamp: Option<Stamp>,
+    // Where each process has somebody of its own behind it.
+    pods: Option<Arc<PodBindings>>,
 }
 
 /// What changes when a file does: also when another takes its place.
@@ -62,6 +67,7 @@ impl Binding {
             nobody: ArcSwapOption::empty(),
             hint: "Start it again with a new token.".into(),
             stamp: None,
+            pods: None,
         }
     }
 
@@ -74,7 +80,41 @@ impl Binding {
             nobody: ArcSwapOption::from_pointee(reason),
             hint: format!("Put a token into {}.", path.display()),
             stamp: None,
+            pods: None,
         }
+    }
+
+    /// A binding to whoever the token of `pod` will vouch for, as [`Binding::to_come`]; `volume` is where the pod has it.
+    #[must_use]
+    pub fn to_come_of_pod(pod: &PodName, volume: &Path) -> Self {
+        let reason = format!(
+            "pod {}/{} has no token in {}",
+            pod.namespace,
+            pod.name,
+            volume.display()
+        );
+        Self {
+            hint: token_of_pod(volume),
+            ..Self::to_come(volume, workload_of(pod), reason)
+        }
+    }
+
+    /// A binding of a workload of pods: behind each process stands whoever its own pod's token vouches for, and nobody else.
+    #[must_use]
+    pub fn of_pods(workload: Principal, pods: Arc<PodBindings>) -> Self {
+        let reason = "this process is in no pod whose token is known".to_owned();
+        Self {
+            pods: Some(pods),
+            hint: "Try again: a new pod is known a moment after it begins.".into(),
+            ..Self::to_come(Path::new(""), workload, reason)
+        }
+    }
+
+    /// The binding of a process, by the id of its cgroup: of a workload of pods that of its pod.
+    #[must_use]
+    pub fn of(self: &Arc<Self>, cgroup: u64) -> Arc<Self> {
+        let own = self.pods.as_ref().and_then(|pods| pods.of(cgroup));
+        own.unwrap_or_else(|| Arc::clone(self))
     }
 
     /// Reads and verifies the token of `source`.
@@ -87,24 +127,21 @@ impl Binding {
         now: Timestamp,
     ) -> Result<Self, IdentityError> {
         let stamp = match source {
-            TokenSource::File(path) => stamp(path).await,
+            TokenSource::File(path) | TokenSource::Pod(path, _) => stamp(path).await,
             TokenSource::Text(_) => None,
         };
-        let (token, hint) = match source {
-            TokenSource::File(path) => (
-                read(path).await,
-                format!("Put a new one into {}.", path.display()),
-            ),
-            TokenSource::Text(text) => (Some(text.clone()), "Start it again with a new token.".to_owned()),
+        let hint = match source {
+            TokenSource::File(path) => format!("Put a new one into {}.", path.display()),
+            TokenSource::Pod(path, _) => token_of_pod(path),
+            TokenSource::Text(_) => "Start it again with a new token.".to_owned(),
         };
-        let principal = issuers
-            .verify(&token.ok_or(IdentityError::Malformed)?, now)
-            .await?;
+        let principal = verified(source, issuers, now).await?;
         Ok(Self {
             principal: ArcSwap::from_pointee(principal),
             nobody: ArcSwapOption::empty(),
             hint,
             stamp,
+            pods: None,
         })
     }
 
@@ -136,18 +173,18 @@ impl Binding {
         issuers: Issuers,
         changes: mpsc::Sender<IdentityChange>,
     ) {
-        let TokenSource::File(path) = source else {
-            return self.watch_end(&changes).await;
+        let path = match &source {
+            TokenSource::File(path) | TokenSource::Pod(path, _) => path,
+            TokenSource::Text(_) => return self.watch_end(&changes).await,
         };
         let mut seen = self.stamp;
         let mut told_end = false;
         loop {
-            tokio::time::sleep(LOOK).await;
             let now = crate::clock::now();
-            let stamp = stamp(&path).await;
+            let stamp = stamp(path).await;
             if stamp != seen {
                 seen = stamp;
-                let change = self.renew(&path, &issuers, now).await;
+                let change = self.renew((path, &source), &issuers, now).await;
                 told_end = false;
                 if changes.send(change).await.is_err() {
                     return;
@@ -165,6 +202,7 @@ impl Binding {
                     return;
                 }
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -182,12 +220,13 @@ impl Binding {
         }
     }
 
-    async fn renew(&self, path: &Path, issuers: &Issuers, now: Timestamp) -> IdentityChange {
-        let verified = match read(path).await {
-            Some(token) => issuers.verify(&token, now).await,
-            None => Err(IdentityError::Malformed),
-        };
-        match verified {
+    async fn renew(
+        &self,
+        (path, source): (&Path, &TokenSource),
+        issuers: &Issuers,
+        now: Timestamp,
+    ) -> IdentityChange {
+        match verified(source, issuers, now).await {
             Ok(principal) => {
                 let principal = Arc::new(principal);
                 self.principal.store(Arc::clone(&principal));
@@ -198,12 +237,55 @@ impl Binding {
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "the new token is not accepted");
                 let reason = format!("A new token was not accepted: {error}.");
+                if self.nobody.load().is_some() {
+                    self.nobody.store(Some(Arc::new(error.to_string())));
+                }
                 IdentityChange::Ended {
                     principal: None,
                     reason,
                 }
             }
         }
+    }
+}
+
+/// Whoever the token vouches for that is there now.
+async fn verified(
+    source: &TokenSource,
+    issuers: &Issuers,
+    now: Timestamp,
+) -> Result<Principal, IdentityError> {
+    match source {
+        TokenSource::Text(text) => issuers.verify(text, now).await,
+        TokenSource::File(path) => {
+            let token = read(path).await.ok_or(IdentityError::Malformed)?;
+            issuers.verify(&token, now).await
+        }
+        TokenSource::Pod(path, pod) => {
+            let token = read(path).await.ok_or(IdentityError::Malformed)?;
+            issuers.verify_pod(&token, pod, now).await
+        }
+    }
+}
+
+/// What to do where a pod has no token.
+fn token_of_pod(volume: &Path) -> String {
+    format!(
+        "Mount a projected serviceAccountToken for the agent's audience as {} in the pod.",
+        volume.display()
+    )
+}
+
+/// Who is named in records of a pod for which nobody stands.
+fn workload_of(pod: &PodName) -> Principal {
+    let name = format!("{}/{}", pod.namespace, pod.name);
+    Principal {
+        kind: PrincipalKind::Workload,
+        issuer: None,
+        subject: name.clone(),
+        display: name,
+        groups: [].into(),
+        expires_at: None,
     }
 }
 

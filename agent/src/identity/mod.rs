@@ -1,8 +1,9 @@
-//! From a process to the person or service behind it: tokens of several issuers, and when they end.
+//! From a process to the person or service behind it: tokens of several issuers, and when they end; of pods, each one's own.
 
 mod binding;
 mod fetch;
 mod keys;
+mod pod;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -10,4 +11,5 @@ mod token;
 pub use binding::{Binding, IdentityChange, TokenSource};
 pub use fetch::client_tls;
 pub use keys::reachable;
+pub use pod::{PodBindings, PodName};
 pub use token::{IdentityError, Issuers};

@@ -11,6 +11,7 @@ use crate::config::IssuerConfig;
 use crate::model::{Group, IssuerName, Principal, PrincipalKind, Timestamp};
 
 use super::keys::Keys;
+use super::pod::{self, PodName};
 
 /// Longest token, in bytes.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -68,6 +69,24 @@ pub enum IdentityError {
         /// What is accepted.
         audiences: String,
     },
+    /// It is bound to no pod of Kubernetes.
+    #[error(
+        "the token of {issuer} is bound to no pod: project it into the pod (a serviceAccountToken source)"
+    )]
+    NoPod {
+        /// The issuer.
+        issuer: IssuerName,
+    },
+    /// It is another pod's.
+    #[error("the token of {issuer} is that of pod {claimed}, and this is pod {pod}")]
+    OtherPod {
+        /// The issuer.
+        issuer: IssuerName,
+        /// Whose it says it is.
+        claimed: String,
+        /// Whose it should be.
+        pod: String,
+    },
     /// A claim is missing or has the wrong form.
     #[error("the token of {issuer} has no usable claim {claim}")]
     Claim {
@@ -104,6 +123,27 @@ impl Issuers {
     /// # Errors
     /// Why it is not accepted, and what to do.
     pub async fn verify(&self, token: &str, now: Timestamp) -> Result<Principal, IdentityError> {
+        self.claims(token, now)
+            .await
+            .map(|(principal, _claims)| principal)
+    }
+
+    /// The same for the token of `pod`: it must be bound to that very pod.
+    ///
+    /// # Errors
+    /// As `verify`, and where it is another pod's or none's.
+    pub async fn verify_pod(
+        &self,
+        token: &str,
+        pod: &PodName,
+        now: Timestamp,
+    ) -> Result<Principal, IdentityError> {
+        let (principal, claims) = self.claims(token, now).await?;
+        pod::of_pod(principal, &claims, pod)
+    }
+
+    /// Whoever a token vouches for, and all of its claims.
+    async fn claims(&self, token: &str, now: Timestamp) -> Result<(Principal, Value), IdentityError> {
         let token = token.trim();
         if token.len() > MAX_TOKEN {
             return Err(IdentityError::Malformed);
@@ -140,7 +180,7 @@ impl Issuers {
             }
         }
         let claims = claims.ok_or_else(|| IdentityError::Key { issuer: issuer() })?;
-        accept(config, &claims, now)
+        Ok((accept(config, &claims, now)?, claims))
     }
 }
 

@@ -215,7 +215,7 @@ impl Session {
         };
         let now = crate::clock::now();
         let operation = Arc::clone(request.operation());
-        let principal = match self.rooms.binding.current(now) {
+        let principal = match self.binding.current(now) {
             Ok(principal) => principal,
             Err(refusal) => return Err(self.refused(id, Some(operation), refusal, None).await),
         };
@@ -234,7 +234,7 @@ impl Session {
     /// # Errors
     /// A refusal where the identity has ended.
     pub fn pass<N: Neutral>(&self, frame: N) -> Result<Pass<N>, Refusal> {
-        self.rooms.binding.current(crate::clock::now())?;
+        self.binding.current(crate::clock::now())?;
         Ok(Pass { frame })
     }
 

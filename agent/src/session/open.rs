@@ -52,6 +52,8 @@ impl Rooms {
 #[derive(Debug)]
 pub struct Session {
     pub(in crate::session) rooms: Arc<Rooms>,
+    /// Who stands behind the process.
+    pub(in crate::session) binding: Arc<Binding>,
     pub(in crate::session) target: Arc<TargetConfig>,
     pub(in crate::session) scene: Arc<Scene>,
     opened: tokio::sync::OnceCell<()>,
@@ -86,7 +88,8 @@ impl Session {
         original: OriginalDst,
         target: Arc<TargetConfig>,
     ) -> Result<Self, Refusal> {
-        let principal = rooms.binding.current(crate::clock::now())?;
+        let binding = rooms.binding.of(process.cgroup);
+        let principal = binding.current(crate::clock::now())?;
         let scene = Arc::new(Scene {
             run: rooms.run,
             connection,
@@ -99,6 +102,7 @@ impl Session {
         });
         Ok(Self {
             rooms,
+            binding,
             target,
             scene,
             opened: tokio::sync::OnceCell::new(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{Mode, TargetConfig};
+use crate::identity::Binding;
 use crate::model::{Offer, Operation};
 use crate::policy::Decision;
 
@@ -12,6 +13,7 @@ use super::open::{Rooms, Session};
 #[derive(Debug, Clone)]
 pub struct Prospects {
     rooms: Arc<Rooms>,
+    binding: Arc<Binding>,
     target: Arc<TargetConfig>,
 }
 
@@ -21,6 +23,7 @@ impl Session {
     pub fn prospects(&self) -> Prospects {
         Prospects {
             rooms: Arc::clone(&self.rooms),
+            binding: Arc::clone(&self.binding),
             target: Arc::clone(&self.target),
         }
     }
@@ -30,7 +33,7 @@ impl Prospects {
     /// The key of whoever stands behind the session; `None` where nobody does any more.
     #[must_use]
     pub fn whose(&self) -> Option<String> {
-        let principal = self.rooms.binding.current(crate::clock::now()).ok()?;
+        let principal = self.binding.current(crate::clock::now()).ok()?;
         Some(principal.key())
     }
 
@@ -48,7 +51,7 @@ impl Prospects {
             return true;
         }
         let now = crate::clock::now();
-        let Ok(principal) = self.rooms.binding.current(now) else {
+        let Ok(principal) = self.binding.current(now) else {
             return false;
         };
         let engine = self.rooms.policies.current();
@@ -66,7 +69,7 @@ impl Prospects {
             return true;
         }
         let now = crate::clock::now();
-        let Ok(principal) = self.rooms.binding.current(now) else {
+        let Ok(principal) = self.binding.current(now) else {
             return false;
         };
         let engine = self.rooms.policies.current();

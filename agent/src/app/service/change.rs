@@ -7,6 +7,7 @@ use crate::config::{self, ConfigErrors};
 use crate::model::Digest;
 
 use super::super::rooms::{engine, masks};
+use super::containers::pod_of;
 use super::select::workload_of;
 use super::{MAX_RECORDED, Service};
 
@@ -86,6 +87,11 @@ impl Service {
                     selectors_changed |= workload.config.selector != config.selector;
                     if let Err(error) = workload.change(config.clone(), &self.config, &self.shared).await {
                         tracing::error!(workload = %name, %error, "the workload stays as it was");
+                    }
+                    let paths: Vec<String> = workload.cgroups().map(str::to_owned).collect();
+                    for path in paths {
+                        let pod = pod_of(&path).and_then(|uid| self.pods.get(&uid));
+                        workload.begin_pod(&path, pod.as_ref(), &self.tree.directory(&path));
                     }
                     self.workloads.push(workload);
                 }

@@ -5,6 +5,7 @@ mod change;
 mod containers;
 mod notify;
 mod outside;
+mod pod_token;
 mod pods;
 mod select;
 mod workload;
@@ -415,6 +416,7 @@ impl Service {
             }
             return false;
         }
+        workload.begin_pod(path, known.pod.as_ref(), &directory);
         let inner: Vec<String> = workload
             .cgroups()
             .filter(|governed| *governed != path && is_within(governed, path))

@@ -228,6 +228,7 @@ impl Watch {
             token_file,
             ca_file: _,
             node: _,
+            kubelet_dir: _,
         } = &self.config;
         let node = &self.node;
         let uri = format!(
@@ -338,6 +339,7 @@ struct Object {
 #[serde(rename_all = "camelCase", default)]
 struct Meta {
     uid: String,
+    name: String,
     namespace: String,
     resource_version: String,
     labels: BTreeMap<String, String>,
@@ -355,6 +357,7 @@ impl Object {
     fn pod(self) -> (String, Pod) {
         let Meta {
             uid,
+            name,
             namespace,
             labels,
             mut annotations,
@@ -363,6 +366,7 @@ impl Object {
         let uid = annotations.remove("kubernetes.io/config.hash").unwrap_or(uid);
         let pod = Pod {
             namespace,
+            name,
             service_account: self.spec.service_account_name,
             labels,
         };

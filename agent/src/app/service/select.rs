@@ -22,6 +22,7 @@ pub(super) struct Known {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Pod {
     pub(super) namespace: String,
+    pub(super) name: String,
     pub(super) service_account: String,
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -130,6 +131,7 @@ mod tests {
         let pod = |app: &str| Known {
             pod: Some(Pod {
                 namespace: "prod".into(),
+                name: "mcp-1".into(),
                 service_account: "default".into(),
                 labels: labelled("app", app),
             }),

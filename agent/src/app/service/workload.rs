@@ -24,7 +24,10 @@ use super::super::rooms::{Shared, host_dns, workload_principal};
 use super::super::serve::{Serving, names};
 use super::super::{denials, rules};
 use super::accept::{Current, Ending, accept};
+use super::containers::pod_of;
 use super::notify::Notifier;
+use super::pod_token::PodTokens;
+use super::select::Pod;
 use super::{DRAIN, ServeError};
 
 /// A governed cgroup.
@@ -59,6 +62,8 @@ pub(super) struct Workload {
     draining: Vec<Task<()>>,
     denials_end: watch::Sender<()>,
     identity: Vec<Task<()>>,
+    /// Where each of its pods acts for itself.
+    pods: Option<PodTokens>,
     follow: Vec<Task<()>>,
 }
 
@@ -75,7 +80,11 @@ impl Workload {
     ) -> Result<Self, ServeError> {
         let run = RunId::new();
         let audit = shared.audit.about(&config.name)?;
-        let (binding, identity) = bind(&config, shared, &audit, run).await;
+        let Bound {
+            binding,
+            tasks: identity,
+            pods,
+        } = bind(&config, whole, shared, &audit, run).await;
         let mut guard = WorkloadGuard::open(pins, &config.name, &host_dns().servers)?;
         guard.allow_inbound(&whole.inbound)?;
         for (feature, lost) in &guard.features().missing {
@@ -103,6 +112,7 @@ impl Workload {
             draining,
             denials_end,
             identity,
+            pods,
             follow,
         };
         workload.take_back(kept, notifier);
@@ -331,6 +341,13 @@ impl Workload {
         Ok(())
     }
 
+    /// A governed cgroup is that of a pod: it acts for itself, where that is configured.
+    pub(super) fn begin_pod(&mut self, path: &str, pod: Option<&Pod>, directory: &Path) {
+        if let (Some(tokens), Some(uid), Some(pod)) = (&mut self.pods, pod_of(path), pod) {
+            tokens.begin(&uid, pod, directory);
+        }
+    }
+
     /// Cgroups whose old connections were left: once there are none, nothing leaves the host past the agent any more.
     pub(super) fn look_at_drains(&mut self, directory: impl Fn(&str) -> std::path::PathBuf) {
         let ports: BTreeSet<u16> = self
@@ -355,6 +372,9 @@ impl Workload {
         let Some(governed) = self.governed.remove(path) else {
             return;
         };
+        if let (Some(pods), Some(uid)) = (&mut self.pods, pod_of(path)) {
+            pods.end(&uid);
+        }
         self.guard.detach(governed.id);
         tracing::info!(workload = %self.config.name, cgroup = path, reason, "released");
         let event = Event::WorkloadReleased {
@@ -384,7 +404,8 @@ impl Workload {
         shared: &Shared,
     ) -> Result<(), ServeError> {
         if config.identity != self.config.identity {
-            (self.binding, self.identity) = bind(&config, shared, &self.audit, self.run).await;
+            let bound = bind(&config, whole, shared, &self.audit, self.run).await;
+            (self.binding, self.identity, self.pods) = (bound.binding, bound.tasks, bound.pods);
         }
         // Two must not change the kernel's rules at once.
         self.follow.clear();
@@ -448,18 +469,39 @@ impl Workload {
     }
 }
 
+/// Who stands behind a workload.
+struct Bound {
+    binding: Arc<Binding>,
+    tasks: Vec<Task<()>>,
+    pods: Option<PodTokens>,
+}
+
 /// Who stands behind it, and the tasks that keep that true. A token that is not there yet is waited for.
 async fn bind(
     config: &WorkloadConfig,
+    whole: &Config,
     shared: &Shared,
     audit: &AuditLog,
     run: RunId,
-) -> (Arc<Binding>, Vec<Task<()>>) {
+) -> Bound {
+    let bound = |binding, pods| Bound {
+        binding: Arc::new(binding),
+        tasks: Vec::new(),
+        pods,
+    };
     let file = match &config.identity {
-        WorkloadIdentity::Named(name) => {
-            return (Arc::new(Binding::fixed(workload_principal(name))), Vec::new());
-        }
+        WorkloadIdentity::Named(name) => return bound(Binding::fixed(workload_principal(name)), None),
         WorkloadIdentity::TokenFile(file) => file,
+        WorkloadIdentity::PodToken(volume) => {
+            let kubelet = whole.kubernetes.as_ref().map(|k| k.kubelet_dir.clone());
+            let (pods, binding) = PodTokens::new(
+                (kubelet.unwrap_or_default(), volume.clone()),
+                shared.issuers.clone(),
+                workload_principal(config.name.as_str()),
+                (audit.clone(), run),
+            );
+            return bound(binding, Some(pods));
+        }
     };
     let source = TokenSource::File(file.clone());
     let now = crate::clock::now();
@@ -485,7 +527,11 @@ async fn bind(
         ),
         spawn("identity records", record_identity(told, audit.clone(), run)),
     ];
-    (binding, tasks)
+    Bound {
+        binding,
+        tasks,
+        pods: None,
+    }
 }
 
 /// What new connections are served with, and the tasks that keep it fresh.
