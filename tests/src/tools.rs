@@ -99,7 +99,12 @@ pub fn can_serve_http(test: &str) -> bool {
 #[must_use]
 pub fn can_speak_mcp(test: &str) -> bool {
     let node = tool("node/node_modules/@modelcontextprotocol/sdk").exists();
-    or_skip(test, node && imports("mcp"), "an official SDK of MCP is missing")
+    let rust = tool("mcp/rust/debug/interdict-mcp-client").exists();
+    or_skip(
+        test,
+        node && rust && imports("mcp"),
+        "an official SDK of MCP is missing",
+    )
 }
 
 /// Whether the second generation of MCP's SDKs can be tried here: node 20 or newer with it, and that for Python. Where not,
@@ -113,7 +118,8 @@ pub fn can_speak_mcp_v2(test: &str) -> bool {
     let node = std::process::Command::new("node").args(["-e", new]).status();
     let there = node.is_ok_and(|status| status.success())
         && tool("mcp/node/node_modules/@modelcontextprotocol/client").exists()
-        && tool("mcp/venv/bin/python").exists();
+        && tool("mcp/venv/bin/python").exists()
+        && tool("mcp/rust/debug/interdict-mcp-client").exists();
     or_skip(
         test,
         there,

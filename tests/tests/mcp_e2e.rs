@@ -15,10 +15,11 @@ mod world;
 use interdict_tests::world::kinds;
 use interdict_tests::{Agent, can_govern, can_speak_mcp, python, tool};
 use serde_json::{Value, json};
+use stateless::rust_client;
 use world::{Client, World, adapter, is_in_the_table, text, ticket};
 
 #[test]
-fn both_official_clients_are_masked_refused_and_held() {
+fn the_official_clients_are_masked_refused_and_held() {
     if !can_govern("mcp") || !can_speak_mcp("mcp") {
         return;
     }
@@ -29,11 +30,13 @@ fn both_official_clients_are_masked_refused_and_held() {
         adapter("mcp_client.py").display().to_string(),
     );
     let python = python().display().to_string();
-    let clients: [&[&str]; 4] = [
+    let rust = rust_client();
+    let clients: [&[&str]; 5] = [
         &["node", &typescript, &url, &modules],
         &["node", &typescript, &url, &modules],
         &[&python, &python_client, &url],
         &[&python, &python_client, &url],
+        &[&rust, &url, "2025-11-25"],
     ];
     for (nth, command) in clients.into_iter().enumerate() {
         let mut client = world.client(command);
@@ -48,7 +51,7 @@ fn both_official_clients_are_masked_refused_and_held() {
     let one = ["\"lookup\"", "\"query\"", "\"remove\""];
     assert_eq!(
         world.server.calls(),
-        one.repeat(4),
+        one.repeat(5),
         "each goes through exactly once"
     );
     records(&world.agent);

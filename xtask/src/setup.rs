@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Result, bail};
 
-use crate::shell::{command, complain, say, step, tools};
+use crate::shell::{cargo, command, complain, repository, run as execute, say, step, tools};
 
 /// Debian packages with what they are for.
 const PACKAGES: &[(&str, &str)] = &[
@@ -101,6 +101,7 @@ pub(crate) fn run(loud: bool) -> Result<()> {
     python("otel/venv", PYTHON_OTEL)?;
     npm("node", NPM)?;
     npm("mcp/node", NPM_MCP)?;
+    rust_mcp_client()?;
     if loud {
         say("Everything is there.");
     }
@@ -198,6 +199,21 @@ fn npm(place: &str, packages: &[&str]) -> Result<()> {
             mark(&dir, packages)
         },
     )
+}
+
+/// The client on the Rust SDK, built into `target/tools/mcp/rust` (two minutes the first time).
+fn rust_mcp_client() -> Result<()> {
+    let place = tools().join("mcp/rust");
+    let build = || {
+        let manifest = repository().join("tests/mcp-client/Cargo.toml");
+        let mut build = cargo(&["build", "--quiet", "--locked", "--manifest-path"]);
+        build.arg(manifest).arg("--target-dir").arg(&place);
+        execute(build)
+    };
+    if place.exists() {
+        return build();
+    }
+    step("a client on the Rust SDK of MCP into target/tools/mcp/rust (a minute or two)", build)
 }
 
 /// What was put there is written down, so that a changed list is noticed.

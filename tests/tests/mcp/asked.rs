@@ -12,7 +12,7 @@ fn a_server_asks_only_for_what_is_permitted() {
     }
     let world = World::new("mcp_server_v2.mjs", "mcp/node/node_modules", "hold = \"1s\"", "");
     std::fs::write(world.dir.path().join("description.asks"), "").expect("written");
-    let [mut typescript, _] = clients(&world.url());
+    let [mut typescript, ..] = clients(&world.url());
     typescript.extend(["2026-07-28".into(), r#"{"elicitation":{},"sampling":{}}"#.into()]);
     let command: Vec<&str> = typescript.iter().map(String::as_str).collect();
     let mut client = world.client(&command);

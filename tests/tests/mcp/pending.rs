@@ -20,10 +20,11 @@ fn a_client_without_sessions_is_asked_by_a_form() {
         return;
     }
     let world = World::new("mcp_server_v2.mjs", V2, "hold = \"1s\"", "");
-    let [mut typescript, mut python] = clients(&world.url());
+    let [mut typescript, mut python, mut rust] = clients(&world.url());
     typescript.extend(["2026-07-28".into(), r#"{"elicitation":{"form":{}}}"#.into()]);
     python.push("elicit".into());
-    for (nth, command) in (0_u64..).zip([typescript, python]) {
+    rust.push("elicit".into());
+    for (nth, command) in (0_u64..).zip([typescript, python, rust]) {
         let mut client = start(&world, &command);
         // Asked at once; who waits is asked again until somebody has decided.
         let began = Instant::now();
@@ -52,7 +53,7 @@ fn a_client_without_sessions_is_asked_by_a_form() {
         is_in_the_table(text(&no));
         client.end();
     }
-    assert_eq!(world.server.calls(), ["\"remove\""; 2]);
+    assert_eq!(world.server.calls(), ["\"remove\""; 3]);
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn a_client_that_opens_links_is_shown_where_people_approve() {
     }
     let approval = "hold = \"1s\"\nurl = \"https://approve.example.com/{ticket}\"";
     let world = World::new("mcp_server_v2.mjs", V2, approval, "");
-    let [mut typescript, _] = clients(&world.url());
+    let [mut typescript, ..] = clients(&world.url());
     typescript.extend(["2026-07-28".into(), r#"{"elicitation":{"url":{}}}"#.into()]);
     let mut client = start(&world, &typescript);
     let asked = call(&mut client, 1);
@@ -81,7 +82,7 @@ fn a_client_with_a_session_is_asked_while_the_call_waits() {
         return;
     }
     let world = World::new("mcp_server.mjs", "node/node_modules", "hold = \"20s\"", "");
-    let [mut typescript, _] = clients(&world.url());
+    let [mut typescript, ..] = clients(&world.url());
     typescript.extend(["legacy".into(), r#"{"elicitation":{}}"#.into()]);
     let mut client = start(&world, &typescript);
     let asked = call(&mut client, 1);
@@ -125,7 +126,7 @@ fn a_client_that_wants_progress_hears_that_it_waits() {
         return;
     }
     let world = World::new("mcp_server_v2.mjs", V2, "hold = \"20s\"", "");
-    let [typescript, _] = clients(&world.url());
+    let [typescript, ..] = clients(&world.url());
     let mut client = start(&world, &typescript);
     let heard = client.ask(&json!({"tool": "remove", "arguments": {"id": 1}, "progress": true}));
     let message = heard["progress"].as_str().unwrap_or_default().to_owned();
@@ -151,7 +152,7 @@ fn the_inspector_is_refused_held_and_finishes() {
     let home = format!("HOME={}", world.dir.path().display());
     let url = world.url();
     // Approvals are told to an agent that runs; the Inspector's own ends with it.
-    let [typescript, _] = clients(&url);
+    let [typescript, ..] = clients(&url);
     let bystander = start(&world, &typescript);
     let inspect = |more: &[&str]| {
         let mut command = vec![

@@ -1,5 +1,5 @@
-//! Revision 2026-07-28: no sessions. A server on the second generation of the SDK, and that of TypeScript and Python as
-//! clients.
+//! Revision 2026-07-28: no sessions. A server on the second generation of the SDK, and those of TypeScript, Python and
+//! Rust as clients.
 
 use interdict_tests::{can_govern, can_speak_mcp_v2, tool};
 use serde_json::json;
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::world::{Client, World, adapter, text, ticket};
 
 /// The clients' commands for `url`.
-pub(crate) fn clients(url: &str) -> [Vec<String>; 2] {
+pub(crate) fn clients(url: &str) -> [Vec<String>; 3] {
     let path = |name: &str| adapter(name).display().to_string();
     let (modules, python) = (tool("mcp/node/node_modules"), tool("mcp/venv/bin/python"));
     let words = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect();
@@ -19,7 +19,14 @@ pub(crate) fn clients(url: &str) -> [Vec<String>; 2] {
             &modules.display().to_string(),
         ]),
         words(&[&python.display().to_string(), &path("mcp_client_v2.py"), url]),
+        words(&[&rust_client(), url, "2026-07-28"]),
     ]
+}
+
+/// The client on the Rust SDK (`tests/mcp-client`).
+pub(crate) fn rust_client() -> String {
+    let program = tool("mcp/rust/debug/interdict-mcp-client");
+    program.display().to_string()
 }
 
 pub(crate) fn start(world: &World, command: &[String]) -> Client {
@@ -67,7 +74,7 @@ fn clients_without_sessions_are_masked_refused_and_held() {
     }
     assert_eq!(
         world.server.calls(),
-        ["\"lookup\"", "\"remove\""].repeat(2),
+        ["\"lookup\"", "\"remove\""].repeat(3),
         "each once"
     );
 }

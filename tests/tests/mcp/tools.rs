@@ -23,7 +23,7 @@ fn a_tool_that_changes_what_it_says_is_held_until_somebody_accepts() {
         return;
     }
     let world = World::new("mcp_server_v2.mjs", V2, "hold = \"1s\"", "");
-    let [typescript, _] = clients(&world.url());
+    let [typescript, ..] = clients(&world.url());
     let mut client = start(&world, &typescript);
     let run = json!({"sql": "SELECT 1"});
     assert_eq!(text(&client.call("query", &run)), "ran SELECT 1");
@@ -102,7 +102,7 @@ fn new_tools_wait_where_the_configuration_says_so() {
         "hold = \"1s\"",
         "[target.mcp]\nnew_tools = \"hold\"\n",
     );
-    let [_, python] = clients(&world.url());
+    let [_, python, _] = clients(&world.url());
     let command: Vec<&str> = python.iter().map(String::as_str).collect();
     let mut client = world.client(&command);
     assert_eq!(client.next(), json!({"tools": []}));
@@ -137,7 +137,7 @@ fn arguments_of_tools_have_types_in_policies() {
         return;
     }
     let world = World::new("mcp_server_v2.mjs", V2, "hold = \"1s\"", "");
-    let [typescript, _] = clients(&world.url());
+    let [typescript, ..] = clients(&world.url());
     // From what the agent saw, and from the server itself.
     start(&world, &typescript).end();
     let state = world.agent.state().display().to_string();
