@@ -213,7 +213,10 @@ fn rust_mcp_client() -> Result<()> {
     if place.exists() {
         return build();
     }
-    step("a client on the Rust SDK of MCP into target/tools/mcp/rust (a minute or two)", build)
+    step(
+        "a client on the Rust SDK of MCP into target/tools/mcp/rust (a minute or two)",
+        build,
+    )
 }
 
 /// What was put there is written down, so that a changed list is noticed.
