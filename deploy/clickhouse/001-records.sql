@@ -58,6 +58,9 @@ CREATE TABLE IF NOT EXISTS interdict.records
     actor_groups Array(LowCardinality(String)),
     actor_uid Nullable(UInt32),
     times UInt64,
+    part LowCardinality(String),
+    at_byte UInt64,
+    encoding LowCardinality(String),
     INDEX by_operation operation TYPE bloom_filter GRANULARITY 4,
     INDEX by_session session TYPE bloom_filter GRANULARITY 4,
     INDEX by_ticket ticket TYPE bloom_filter GRANULARITY 4

@@ -55,6 +55,9 @@ CREATE TABLE IF NOT EXISTS interdict.records
     actor_groups Array(String),
     actor_uid Nullable(UInt32),
     times UInt64,
+    part String,
+    at_byte UInt64,
+    encoding String,
     recv DateTime DEFAULT now()
 )
 ENGINE = ReplacingMergeTree

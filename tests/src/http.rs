@@ -112,6 +112,12 @@ impl HttpTarget {
         Ok(fs::write(self.dir.join("files").join(name), content)?)
     }
 
+    /// Where a file of that name is.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join("files").join(name)
+    }
+
     /// Lets `/sse` go on, past the relay.
     ///
     /// # Errors

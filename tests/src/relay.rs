@@ -53,6 +53,10 @@ pub struct Setting<'a> {
     pub placeholder: Option<&'a str>,
     /// How long an operation waits for consent.
     pub hold: &'a str,
+    /// More lines of the target.
+    pub more: &'a str,
+    /// Policies beside those that ship.
+    pub policies: &'a str,
 }
 
 impl Default for Setting<'_> {
@@ -62,6 +66,8 @@ impl Default for Setting<'_> {
             columns: &[("customers.name", "pii.name")],
             placeholder: None,
             hold: "0s",
+            more: "",
+            policies: "",
         }
     }
 }
@@ -85,7 +91,7 @@ impl Relay {
         let authority = Arc::new(Authority::load_or_create(&ca_dir, "test")?);
         let ca = authority.pem_path().to_owned();
         let legs = Arc::new(legs(&target, authority)?);
-        let rooms = Arc::new(rooms(&config, "")?);
+        let rooms = Arc::new(rooms(&config, setting.policies)?);
         let original = SocketAddr::from(([127, 0, 0, 1], database.port));
         let _inside = runtime.enter();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -144,9 +150,10 @@ fn configuration(dir: &Path, database: &Postgres, setting: Setting<'_>) -> Resul
         .collect();
     let text = format!(
         "state_dir = \"state\"\n[approval]\nhold = \"{hold}\"\n[[target]]\nname = \"shop\"\nprotocol = \"postgres\"\n\
-         addresses = [\"localhost:{port}\"]\nenvironment = \"{environment}\"\nca_file = \"{ca}\"\n\
+         addresses = [\"localhost:{port}\"]\nenvironment = \"{environment}\"\nca_file = \"{ca}\"\n{more}\
          [target.credential]\nuser = \"owner\"\npassword_file = \"password\"\n{placeholder}\n[target.columns]\n{columns}\n",
         hold = setting.hold,
+        more = setting.more,
         port = database.port,
         environment = setting.environment,
         ca = database.ca().display(),

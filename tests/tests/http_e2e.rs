@@ -197,7 +197,8 @@ fn what_needs_consent_is_done_once_somebody_consents() {
 }
 
 /// A server and a client of `tests/adapters` with the agent between them: what the client prints, and the records.
-fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>) {
+/// Also every session as it is replayed.
+fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, String) {
     let dir = tempfile::tempdir().expect("temp dir");
     certificates(dir.path()).expect("certificates");
     let adapter = |part: &str| repository().join(format!("tests/adapters/{name}_{part}.py"));
@@ -214,7 +215,7 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>) {
     let port = line.trim();
     let issuer = Oidc::start().expect("issuer");
     let config = format!(
-        "[[target]]\nname = \"calls\"\nprotocol = \"http\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\n",
+        "[[target]]\nname = \"calls\"\nprotocol = \"http\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\nrecording = \"full\"\n",
         dir.path().join("ca.crt").display()
     );
     let policies = dir.path().join("policies");
@@ -234,7 +235,19 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>) {
     server.wait().expect("ended");
     assert_eq!(seen.status, 0, "{}{}", seen.out, seen.err);
     let lines = seen.out.lines().map(str::to_owned).collect();
-    (lines, agent.records().expect("records"))
+    let records = agent.records().expect("records");
+    let dir = agent.state().join("audit").display().to_string();
+    let opened = records.iter().filter(|record| record["kind"] == "session.opened");
+    let replayed = opened.map(|record| {
+        let id = record["session"].as_str().expect("an id");
+        let shown = agent
+            .interdict(&["sessions", "replay", id, "--dir", &dir])
+            .expect("replayed");
+        assert_eq!(shown.status, 0, "{}", shown.err);
+        shown.out
+    });
+    let replayed = replayed.collect();
+    (lines, records, replayed)
 }
 
 #[test]
@@ -246,7 +259,28 @@ fn grpc_is_masked_keeps_its_trailers_and_is_refused_in_its_words() {
         @id("calls") @reason("Calls.") permit (principal, action in Action::"http", resource);
         @id("no-secrets") @reason("Not that one.") forbid (principal, action in Action::"http", resource)
         when { context.http.path == "/t.T/Secret" };"#;
-    let (lines, _) = adapters("grpc", rules);
+    let (lines, records, _) = adapters("grpc", rules);
+    // At the level full: messages of gRPC, masked.
+    let kept = records
+        .iter()
+        .filter(|r| r["kind"] == "content" && r["part"] == "answer");
+    let kept: Vec<Vec<u8>> = kept
+        .filter(|r| r["encoding"] == "base64")
+        .map(|r| {
+            data_encoding::BASE64
+                .decode(r["text"].to_string().trim_matches('"').as_bytes())
+                .expect("base64")
+        })
+        .collect();
+    assert!(
+        kept.iter()
+            .any(|piece| piece.windows(13).any(|w| w == b"a***@e***.com")),
+        "{kept:?}"
+    );
+    assert!(
+        !kept.iter().any(|piece| piece.windows(4).any(|w| w == b"ada@")),
+        "{kept:?}"
+    );
     assert_eq!(lines.len(), 5, "{lines:?}");
     assert_eq!(lines[0], "Echo got hello t a***@e***.com");
     assert_eq!(lines[1], "Count 0 1 2 t");
@@ -274,7 +308,16 @@ fn messages_of_a_websocket_are_judged_one_way_and_masked_the_other() {
         @id("no-drops") @reason("Nothing is dropped.") forbid (principal, action == Action::"http.websocket", resource)
         when { context.http.method == "MESSAGE" && context has input && context.input.text.hasTag("op") &&
                context.input.text.getTag("op") == "drop" };"#;
-    let (mut lines, records) = adapters("websocket", rules);
+    let (mut lines, records, replayed) = adapters("websocket", rules);
+    // At the level full: messages both ways, each of them one.
+    for part in [
+        "    < hello a***@e***.com\n    < one \n    < a***@e***.com in \n    < parts\n    < (no detector reads it: 11 bytes in all",
+        "    > {\"op\": \"read\"}",
+        "    < you said {\"op\": \"read\"}",
+    ] {
+        assert!(replayed.contains(part), "{part} is not in {replayed}");
+    }
+    assert!(!replayed.contains("ada@"), "{replayed}");
     // A message of the process, in two fragments, behind a ping.
     let closed = lines.remove(6);
     assert!(

@@ -48,7 +48,7 @@ fn world(first: &str, policies: Option<&Path>) -> Result<World> {
     let issuer = Oidc::start()?;
     let config = format!(
         "{first}[[target]]\nname = \"model\"\nprotocol = \"llm\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\n\
-         [target.credential]\nas = \"header\"\nname = \"X-Api-Key\"\nsecret_file = \"{}\"\n",
+         recording = \"full\"\n[target.credential]\nas = \"header\"\nname = \"X-Api-Key\"\nsecret_file = \"{}\"\n",
         in_dir("ca.crt").display(),
         in_dir("key").display()
     );

@@ -112,4 +112,7 @@ pub(super) const COLUMNS: &[Column] = &[
     column("actor_groups", Words),
     column("actor_uid", OptionalNumber),
     column("times", Number),
+    column("part", Word),
+    column("at_byte", Number),
+    column("encoding", Word),
 ];

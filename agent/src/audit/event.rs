@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::model::{
-    ConnectionId, Digest, Group, Operation, OperationId, OriginalDst, Outcome, PolicyId, Principal, Process,
-    RecordingLevel, RunId, SessionId, Target, Ticket, TraceContext,
+    ConnectionId, Content, Digest, Group, Operation, OperationId, OriginalDst, Outcome, PolicyId, Principal,
+    Process, RecordingLevel, RunId, SessionId, Target, Ticket, TraceContext,
 };
 
 /// Who, from which process, to which target: the part that every record of a session shares.
@@ -274,6 +274,15 @@ pub enum Event {
         scene: Arc<Scene>,
         /// What and how.
         event: OperationEvent,
+    },
+    /// A piece of a request or an answer, as it goes or is shown.
+    Content {
+        /// Who and where.
+        scene: Arc<Scene>,
+        /// The operation's reference.
+        id: OperationId,
+        /// The piece, masked.
+        content: Content,
     },
     /// An operation ended.
     OperationEnded {

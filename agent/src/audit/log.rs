@@ -256,6 +256,18 @@ impl AuditLog {
         }
     }
 
+    /// Waits for a place for so many bytes of content; what is put there is durable with the next group commit. Cancel-safe.
+    ///
+    /// # Errors
+    /// Where the log is closed.
+    pub async fn room_for_content(&self, bytes: usize) -> Result<OutcomeSlot, AuditError> {
+        let place = match &self.sink {
+            Sink::Memory(_) => None,
+            Sink::Disk { queue, .. } => Some(queue.reserve_content(bytes).await?),
+        };
+        self.slot(|_queue| place.ok_or(AuditError::Closed))
+    }
+
     /// Queues `event` without waiting for the disk; it is durable with the next group commit. For what is not a
     /// promise to anybody: session ends, kernel denials.
     ///

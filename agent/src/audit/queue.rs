@@ -16,6 +16,11 @@ const ROOM: usize = 8192;
 /// Operations whose outcomes are owed: many, as a connection that stays open for days owes one. Not taken from [`ROOM`]:
 /// then as many open connections would leave no place for the record of anything else, and nothing would end them.
 const OWED: usize = 1 << 17;
+/// Kibibytes of content that may wait to be written. It has bounds of its own within [`ROOM`]: who streams must not stand in
+/// the way of who asks.
+const CONTENT: u32 = 32 * 1024;
+/// A piece counts as at least so many of them: many small ones fill a queue too.
+const LEAST: u32 = 8;
 /// Longest time before a record that nobody waits for is written.
 const LINGER: Duration = Duration::from_millis(5);
 
@@ -27,7 +32,14 @@ pub(super) struct Waiting {
     pub(super) json: Vec<u8>,
     pub(super) answer: Option<Answer>,
     // Given back when the record is written.
+    _place: Taken,
+}
+
+/// A place in the queue, and what content takes besides.
+#[derive(Debug)]
+struct Taken {
     _place: OwnedSemaphorePermit,
+    _content: Option<OwnedSemaphorePermit>,
 }
 
 /// What the writer takes at once.
@@ -69,6 +81,7 @@ struct Shared {
     wake: Condvar,
     room: Arc<Semaphore>,
     owed: Arc<Semaphore>,
+    content: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -84,6 +97,7 @@ pub(super) fn queue() -> (Arc<Producer>, Consumer) {
         wake: Condvar::new(),
         room: Arc::new(Semaphore::new(ROOM)),
         owed: Arc::new(Semaphore::new(OWED)),
+        content: Arc::new(Semaphore::new(CONTENT as usize)),
     });
     (
         Arc::new(Producer {
@@ -107,7 +121,7 @@ impl std::fmt::Debug for Producer {
 /// A reserved place.
 #[derive(Debug)]
 pub(super) struct Place {
-    permit: OwnedSemaphorePermit,
+    taken: Taken,
     producer: Arc<Producer>,
 }
 
@@ -116,10 +130,32 @@ impl Producer {
     pub(super) async fn reserve(self: &Arc<Self>) -> Result<Place, AuditError> {
         let room = Arc::clone(&self.shared.room);
         let permit = room.acquire_owned().await.map_err(|_closed| AuditError::Closed)?;
-        Ok(Place {
-            permit,
+        Ok(self.place(permit, None))
+    }
+
+    /// Waits for a place for so many bytes of content.
+    pub(super) async fn reserve_content(self: &Arc<Self>, bytes: usize) -> Result<Place, AuditError> {
+        let closed = |_closed| AuditError::Closed;
+        let kibibytes = u32::try_from(bytes / 1024)
+            .unwrap_or(CONTENT)
+            .clamp(LEAST, CONTENT);
+        let content = Arc::clone(&self.shared.content);
+        let content = content.acquire_many_owned(kibibytes).await.map_err(closed)?;
+        let permit = Arc::clone(&self.shared.room)
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
+        Ok(self.place(permit, Some(content)))
+    }
+
+    fn place(self: &Arc<Self>, place: OwnedSemaphorePermit, content: Option<OwnedSemaphorePermit>) -> Place {
+        Place {
+            taken: Taken {
+                _place: place,
+                _content: content,
+            },
             producer: Arc::clone(self),
-        })
+        }
     }
 
     /// A place for what is owed later; refused where there are too many already: waiting would have no end.
@@ -129,10 +165,7 @@ impl Producer {
             TryAcquireError::NoPermits => AuditError::TooManyOpen(OWED),
             TryAcquireError::Closed => AuditError::Closed,
         })?;
-        Ok(Place {
-            permit,
-            producer: Arc::clone(self),
-        })
+        Ok(self.place(permit, None))
     }
 
     /// How many places are taken.
@@ -160,7 +193,7 @@ impl Drop for Producer {
 impl Place {
     /// Puts a record there; never waits. The answer is dropped where the writer has ended.
     pub(super) fn put(self, json: Vec<u8>, answer: Option<Answer>) {
-        let Self { permit, producer } = self;
+        let Self { taken, producer } = self;
         let shared = &producer.shared;
         let mut state = shared.state();
         if state.ended {
@@ -172,7 +205,7 @@ impl Place {
         state.records.push(Waiting {
             json,
             answer,
-            _place: permit,
+            _place: taken,
         });
         let wakes = match state.sleeps {
             Sleep::Awake => false,
@@ -227,6 +260,7 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         self.shared.room.close();
         self.shared.owed.close();
+        self.shared.content.close();
         let mut state = self.shared.state();
         state.ended = true;
         state.records.clear();
@@ -271,6 +305,26 @@ mod tests {
         assert_eq!(consumer.take().records.len(), 1);
         drop(owed);
         assert!(producer.promise().is_ok());
+    }
+
+    #[tokio::test]
+    async fn content_waits_within_bounds_and_leaves_room_for_records() {
+        let (producer, consumer) = queue();
+        let mut held = Vec::new();
+        let full = loop {
+            let next = producer.reserve_content(64 * 1024);
+            match tokio::time::timeout(Duration::from_millis(20), next).await {
+                Ok(place) => held.push(place.expect("room")),
+                Err(_waits) => break held.len(),
+            }
+        };
+        assert_eq!(full, 512, "32 MiB in pieces of 64 KiB");
+        put(&producer, None).await;
+        assert_eq!(consumer.take().records.len(), 1);
+        held.pop();
+        assert!(producer.reserve_content(1).await.is_ok());
+        drop(consumer);
+        assert!(producer.reserve_content(1).await.is_err());
     }
 
     #[tokio::test]

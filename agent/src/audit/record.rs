@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BootId, Facts, Group, Operation, Outcome, ParameterShown, PolicyId, Principal, Process, RecordingLevel,
-    Target,
+    BootId, Content, ContentForm, Facts, Group, Operation, Outcome, ParameterShown, PolicyId, Principal,
+    Process, RecordingLevel, Target,
 };
 
 use super::AuditError;
@@ -142,6 +142,15 @@ pub struct Record {
     /// How many of the same this record stands for, where that is not one.
     #[serde(skip_serializing_if = "is_zero")]
     pub times: u64,
+    /// Of content: which part of the operation (`request`, `answer.head`, `answer`, `answer.message`).
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub part: Cow<'static, str>,
+    /// Of content: how many bytes of the part came before it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub at_byte: u64,
+    /// How `text` stands for bytes: empty for text, `base64`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub encoding: Cow<'static, str>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
@@ -251,6 +260,7 @@ fn scene_of(event: &Event) -> Option<&Scene> {
     match event {
         Event::SessionOpened { scene }
         | Event::SessionClosed { scene, .. }
+        | Event::Content { scene, .. }
         | Event::Operation { scene, .. }
         | Event::OperationEnded { scene, .. } => Some(scene),
         Event::AgentStarted { .. }
@@ -398,6 +408,15 @@ impl Record {
             Event::Operation { scene: _, event } => {
                 self.kind = "operation".into();
                 self.operation(event);
+            }
+            Event::Content {
+                scene: _,
+                id,
+                content,
+            } => {
+                self.kind = "content".into();
+                self.operation = id.to_string();
+                self.content(content);
             }
             Event::OperationEnded {
                 scene: _,
@@ -581,6 +600,35 @@ impl Record {
                 ParameterShown::Binary(length) => format!("({length} bytes)"),
             };
             self.parameters = parameters.iter().map(shown).collect();
+        }
+    }
+
+    fn content(&mut self, content: &Content) {
+        let Content { part, at, form } = content;
+        self.part = part.name().into();
+        self.at_byte = *at;
+        match form {
+            ContentForm::Text(text) => self.text.clone_from(text),
+            ContentForm::Bytes(bytes) => {
+                self.text = data_encoding::BASE64.encode(bytes);
+                self.encoding = "base64".into();
+            }
+            ContentForm::Fields(first, fields) => {
+                self.text.clone_from(first);
+                self.parameters.clone_from(fields);
+            }
+            ContentForm::Rest { why, whole, digest } => {
+                self.detail = match digest {
+                    Some(digest) => format!("{whole} bytes in all; sha256 of the rest {digest}"),
+                    None => format!("{whole} bytes in all"),
+                };
+                self.reason = why.reason().into();
+                if part.goes_up() {
+                    self.bytes_up = *whole;
+                } else {
+                    self.bytes_down = *whole;
+                }
+            }
         }
     }
 

@@ -111,6 +111,7 @@ impl Spans {
             | Event::IdentityBound { .. }
             | Event::IdentityEnded { .. }
             | Event::SessionOpened { .. }
+            | Event::Content { .. }
             | Event::ConnectionRefused { .. }
             | Event::KernelDenied { .. }
             | Event::ToolAccepted { .. }

@@ -197,6 +197,9 @@ mod tests {
             actor_groups: texts(),
             actor_uid: Some(1),
             times: 1,
+            part: "x".into(),
+            at_byte: 1,
+            encoding: "x".into(),
         }
     }
 

@@ -109,7 +109,8 @@ impl Tally {
             Event::KernelDenied { hook, times, .. } => add(Counted::KernelDenials, hook, *times),
             Event::Reloaded { .. } => add(Counted::Reloads, "in_force", 1),
             Event::ReloadRefused { .. } => add(Counted::Reloads, "refused", 1),
-            Event::AgentStarted { .. }
+            Event::Content { .. }
+            | Event::AgentStarted { .. }
             | Event::AgentStopped { .. }
             | Event::RunStarted { .. }
             | Event::RunEnded { .. }

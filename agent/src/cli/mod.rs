@@ -16,6 +16,7 @@ mod output;
 mod policy;
 mod policy_schema;
 mod policy_test;
+mod replay;
 mod run;
 mod serve;
 mod sessions;
@@ -213,6 +214,7 @@ mod tests {
             "interdict audit schema",
             "interdict audit verify-sink --config c.toml --user auditor --password-file p --json",
             "interdict sessions show",
+            "interdict sessions replay abc --operation 01",
             "interdict metrics --socket s",
             "interdict status --json --socket s",
             "interdict top --interval 500ms",

@@ -1,6 +1,6 @@
 //! `interdict sessions`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -22,6 +22,17 @@ pub(super) enum SessionsCommand {
         id: Option<String>,
         #[command(flatten)]
         common: Common,
+    },
+    /// A session as it was: what was asked, the verdict, and, recorded at the level full, what was sent and shown.
+    Replay {
+        /// The session, or the beginning of its id.
+        id: String,
+        /// Only the operation whose reference begins like this.
+        #[arg(long, value_name = "REFERENCE")]
+        operation: Option<String>,
+        /// The directory of the log.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+        dir: PathBuf,
     },
 }
 
@@ -96,7 +107,25 @@ pub(super) fn run(command: SessionsCommand) -> Outcome {
     match command {
         SessionsCommand::List(common) => list(&common),
         SessionsCommand::Show { id, common } => show(id.as_deref(), &common),
+        SessionsCommand::Replay { id, operation, dir } => replay(&id, operation.as_deref(), &dir),
     }
+}
+
+fn replay(id: &str, operation: Option<&str>, dir: &Path) -> Outcome {
+    let index = Index::open(dir).map_err(|error| unreadable(&error))?;
+    let records = index.records(id).map_err(|error| unreadable(&error))?;
+    if records.is_empty() {
+        return Err(unknown(id));
+    }
+    super::replay::print(&records, operation, Style::for_stdout());
+    Ok(OK)
+}
+
+fn unknown(id: &str) -> Failure {
+    Failure::new(
+        format!("no session {id} is recorded here"),
+        "See `interdict sessions list`.",
+    )
 }
 
 fn list(common: &Common) -> Outcome {
@@ -163,10 +192,7 @@ fn show(id: Option<&str>, common: &Common) -> Outcome {
     }
     records.retain(|record| common.wants(record));
     if let (Some(id), true) = (id, records.is_empty()) {
-        return Err(Failure::new(
-            format!("no session {id} is recorded here"),
-            "See `interdict sessions list`.",
-        ));
+        return Err(unknown(id));
     }
     if common.json {
         records.iter().for_each(|record| say_json(&with_number(record)));
@@ -195,15 +221,8 @@ fn line(record: &Record, style: Style) {
         format!(" {}", record.principal)
     };
     let (margin, text) = match &*record.kind {
-        "operation" => {
-            let margin = match record.verdict.as_str() {
-                "allowed" => style.good("ALLOW"),
-                "observed" => style.wait("OBSERVE"),
-                "held" => style.wait("HOLD"),
-                _ => style.bad("REFUSE"),
-            };
-            (margin, operation(record))
-        }
+        "operation" => (margin(record, style), operation(record)),
+        "content" => (style.dim(&record.part), content(record)),
         "outcome" | "session.closed" => (style.dim(&record.status), outcome(record)),
         "kernel.denied" => (
             style.bad("DENY"),
@@ -242,6 +261,22 @@ fn line(record: &Record, style: Style) {
     ));
 }
 
+/// What stands beside an operation: its verdict.
+pub(super) fn margin(record: &Record, style: Style) -> String {
+    match record.verdict.as_str() {
+        "allowed" => style.good("ALLOW"),
+        "observed" => style.wait("OBSERVE"),
+        "held" => style.wait("HOLD"),
+        _ => style.bad("REFUSE"),
+    }
+}
+
+fn content(record: &Record) -> String {
+    let fields = record.parameters.join("; ");
+    let text = format!("{} {fields} {} {}", record.text, record.reason, record.detail);
+    format!("from byte {}: {}", record.at_byte, short(&text, 100))
+}
+
 fn operation(record: &Record) -> String {
     let mut text = format!(
         "{} on {} ({}): {}",
@@ -262,7 +297,7 @@ fn operation(record: &Record) -> String {
     text
 }
 
-fn outcome(record: &Record) -> String {
+pub(super) fn outcome(record: &Record) -> String {
     let masked: Vec<String> = record
         .masked
         .iter()

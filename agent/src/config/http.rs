@@ -91,7 +91,7 @@ pub(super) fn settings(
 }
 
 /// `"64 MiB"`, `"512 KiB"`, `"1 GiB"`, `"4096"`.
-fn size(text: &str) -> Option<u64> {
+pub(super) fn size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let factor = match unit.trim() {

@@ -26,7 +26,7 @@ use super::types::{
     UpstreamSettings, UpstreamTls,
 };
 use super::value;
-use super::words::{mode_of, protocol_of, recording_of, when_full_of};
+use super::words::{RECORDING_LIMIT, mode_of, protocol_of, recording_limit_of, recording_of, when_full_of};
 
 /// Where keys, records and pending approvals live unless configured.
 const STATE_DIR: &str = "/var/lib/interdict";
@@ -344,6 +344,7 @@ impl Reader<'_> {
             client_key_file,
             http,
             recording,
+            recording_limit,
             when_full,
             mcp,
             mode,
@@ -410,14 +411,9 @@ impl Reader<'_> {
                 .filter_map(|(column, class)| self.column(column, class))
                 .collect(),
             tools: self.tools(mcp, protocol),
-            when_full: when_full
-                .as_ref()
-                .and_then(|t| self.take(t, when_full_of))
-                .unwrap_or_default(),
-            recording: recording
-                .as_ref()
-                .and_then(|t| self.take(t, recording_of))
-                .unwrap_or(RecordingLevel::Operations),
+            when_full: self.taken(when_full.as_ref(), when_full_of, Default::default()),
+            recording: self.taken(recording.as_ref(), recording_of, RecordingLevel::Operations),
+            recording_limit: self.taken(recording_limit.as_ref(), recording_limit_of, RECORDING_LIMIT),
             mode: mode.as_ref().and_then(|t| self.take(t, mode_of)),
             upstream,
             http,

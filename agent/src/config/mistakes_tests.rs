@@ -392,6 +392,11 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
         "tls = \"verify\"",
     ),
     (
+        "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\nrecording_limit = \"all\"\n",
+        5,
+        "\"1 GiB\"",
+    ),
+    (
         "[[target]]\nname = \"t\"\nprotocol = \"http\"\naddresses = [\"a\"]\nrecording = \"everything\"\n",
         5,
         "\"operations\"",

@@ -132,6 +132,7 @@ pub(super) struct RawTarget {
     pub client_key_file: Option<Spanned<PathBuf>>,
     pub http: Option<Spanned<RawHttp>>,
     pub recording: Option<Text>,
+    pub recording_limit: Option<Text>,
     pub when_full: Option<Text>,
     pub mcp: Option<Spanned<RawTools>>,
     pub mode: Option<Text>,

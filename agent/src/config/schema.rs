@@ -104,6 +104,7 @@ pub(super) const KEYS: &[Key] = &[
     key("target", "client_cert_file", Path, Optional, "The agent's own certificate, where the target asks for one; with client_key_file."),
     key("target", "client_key_file", Path, Optional, "The key of client_cert_file."),
     key("target", "recording", OneOf(&["metadata", "operations", "full"]), Default("\"operations\""), "How much of each operation is kept."),
+    key("target", "recording_limit", Text, Default("\"1 MiB\""), "At recording = \"full\": how much of a request, and of its answer, is kept."),
     key("target", "when_full", OneOf(&["refuse", "metadata"]), Default("\"refuse\""), "What happens when the disk of the log is nearly full."),
     key("target", "mode", MODES, Optional, "In place of the mode above."),
     key("target", "credential", Table, Optional, "The real credential."),

@@ -169,6 +169,8 @@ pub struct TargetConfig {
     pub columns: Vec<ColumnClass>,
     /// How much of each operation is kept.
     pub recording: RecordingLevel,
+    /// At the level `full`: how many bytes of a request, and of its answer, are kept.
+    pub recording_limit: u64,
     /// Whether refusals refuse; `None` is the agent's mode.
     pub mode: Option<Mode>,
     /// What happens when the disk of the log is nearly full.

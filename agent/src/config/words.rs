@@ -2,7 +2,22 @@
 
 use crate::model::{Protocol, RecordingLevel};
 
+use super::http::size;
+use super::load::Reader;
+use super::raw::Text;
 use super::types::{Mode, WhenFull};
+
+impl Reader<'_> {
+    /// What a text says, or `default` where there is none; what is wrong is told.
+    pub(super) fn taken<T>(
+        &mut self,
+        text: Option<&Text>,
+        read: impl FnOnce(&str) -> Result<T, String>,
+        default: T,
+    ) -> T {
+        text.and_then(|text| self.take(text, read)).unwrap_or(default)
+    }
+}
 
 pub(super) fn mode_of(text: &str) -> Result<Mode, String> {
     match text {
@@ -32,6 +47,18 @@ pub(super) fn when_full_of(text: &str) -> Result<WhenFull, String> {
         "metadata" => Ok(WhenFull::Metadata),
         other => Err(format!(
             "{other:?} is unknown: write when_full = \"refuse\" or \"metadata\""
+        )),
+    }
+}
+
+/// Bytes of a request, and of its answer, that are kept at the level `full`, unless a target says otherwise.
+pub(super) const RECORDING_LIMIT: u64 = 1 << 20;
+
+pub(super) fn recording_limit_of(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Some(bytes) if (1 << 10..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err(format!(
+            "{text:?} is no size for recording_limit: write one from \"1 KiB\" to \"1 GiB\""
         )),
     }
 }

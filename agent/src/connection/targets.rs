@@ -233,6 +233,7 @@ fn unknown(destination: OriginalDst) -> TargetConfig {
         credential: None,
         columns: Vec::new(),
         recording: RecordingLevel::Operations,
+        recording_limit: 0,
         mode: None,
         tools: crate::config::ToolRules::default(),
         when_full: WhenFull::Refuse,

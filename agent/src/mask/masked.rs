@@ -36,6 +36,11 @@ impl<T> Masked<T> {
         Self { content }
     }
 
+    /// The content as the process is shown it, for the records of it (`session::content`).
+    pub(crate) const fn content(&self) -> &T {
+        &self.content
+    }
+
     /// The content, for the one writer in `session::downstream`.
     pub(crate) fn into_content(self) -> T {
         self.content

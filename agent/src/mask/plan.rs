@@ -60,6 +60,18 @@ impl MaskPlan {
         self.sight.revealed.contains(class)
     }
 
+    /// Whether values of any class stay as they are.
+    #[must_use]
+    pub fn reveals_any(&self) -> bool {
+        !self.sight.revealed.is_empty()
+    }
+
+    /// The plan for records: every class masked, whatever this one reveals.
+    #[must_use]
+    pub fn for_records(&self) -> Self {
+        Self::new(Arc::clone(&self.engine), Arc::clone(self.engine.nothing()))
+    }
+
     /// Masks one whole value in text form. With `declared`, the whole value is of that class; otherwise every match of
     /// a detector in it is replaced. Total: what cannot be masked becomes redacted.
     pub fn text(
@@ -89,7 +101,7 @@ impl MaskPlan {
     /// A text as records and approvers see it: every class masked, whatever this plan reveals.
     #[must_use]
     pub fn shown(&self, text: &str) -> String {
-        let plan = Self::new(Arc::clone(&self.engine), Arc::clone(self.engine.nothing()));
+        let plan = self.for_records();
         let (mut out, mut counts) = (BytesMut::new(), MaskCounts::default());
         match plan.parts(text.as_bytes(), &mut out, &mut counts) {
             CellMask::Unchanged => text.to_owned(),

@@ -240,6 +240,35 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// A digest of bytes that come in pieces.
+#[derive(Clone)]
+pub struct Digester(aws_lc_rs::digest::Context);
+
+impl Default for Digester {
+    fn default() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
+    }
+}
+
+impl Digester {
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of everything.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        Digest::finish(self.0)
+    }
+}
+
+impl fmt::Debug for Digester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digester")
+    }
+}
+
 /// The digest of an operation as it would reach the target, parameters included: what an approval is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub Digest);

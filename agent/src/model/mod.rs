@@ -4,6 +4,7 @@
 mod action;
 mod address;
 mod class;
+mod content;
 mod document;
 mod duration;
 mod id;
@@ -21,11 +22,12 @@ mod trace;
 pub use action::Action;
 pub use address::{FlowKey, ListenerAddr, NetnsCookie, OriginalDst, PeerAddr, UpstreamAddr};
 pub use class::{DataClass, InvalidClass, MaskCounts};
+pub use content::{Content, ContentForm, ContentPart, Unkept};
 pub use document::Document;
 pub use duration::{InvalidDuration, duration, duration_text};
 pub use id::{
-    BootId, ConnectionId, Digest, Fingerprint, Group, InvalidTicket, IssuerName, OperationId, PolicyId,
-    RunId, SessionId, Ticket, WorkloadName,
+    BootId, ConnectionId, Digest, Digester, Fingerprint, Group, InvalidTicket, IssuerName, OperationId,
+    PolicyId, RunId, SessionId, Ticket, WorkloadName,
 };
 pub use obligation::{Alias, Limits, Obligations, PromptDuty, PromptMask, RecordingLevel};
 pub use offer::Offer;

@@ -11,11 +11,12 @@ use crate::audit::{AuditError, Event, JudgedAs, OperationEvent, OutcomeGuard, Re
 use crate::config::{Mode, WhenFull};
 use crate::mask::MaskPlan;
 use crate::model::{
-    Digest, Facts, Limits, Obligations, Operation, OperationId, PolicyId, Principal, PromptDuty,
-    RecordingLevel, Refusal, RefusalKind, Ticket, Timestamp, TraceContext,
+    Digest, Facts, Limits, Obligations, Operation, OperationId, Outcome, OutcomeStatus, PolicyId, Principal,
+    PromptDuty, RecordingLevel, Refusal, RefusalKind, Ticket, Timestamp, TraceContext,
 };
 use crate::policy::{Allowed, ApprovalNeed, Decision, Denial, Engine};
 
+use super::content::Recording;
 use super::open::Session;
 use super::upstream::InFlight;
 
@@ -41,6 +42,9 @@ pub trait Judged {
     /// The target is to be told `trace` in the place of the process's own. Called once, after `permitted`, where the operation has
     /// a span.
     fn continue_trace(&mut self, _trace: TraceContext) {}
+
+    /// What the target gets beside what `operation` shows, for the records of it at the level `full`. `plan` masks every class.
+    fn record(&self, _plan: &MaskPlan, _recording: &mut Recording) {}
 }
 
 /// For what has no prompt: nothing can be masked in it.
@@ -62,6 +66,10 @@ impl<R: Request> Judged for R {
     fn operation(&self) -> &Arc<Operation> {
         Request::operation(self)
     }
+
+    fn record(&self, plan: &MaskPlan, recording: &mut Recording) {
+        Request::record(self, plan, recording);
+    }
 }
 
 /// A request of a protocol: frames together with what they mean.
@@ -71,6 +79,9 @@ pub trait Request {
 
     /// Appends exactly the frames that `operation` was read from.
     fn encode(self, out: &mut BytesMut);
+
+    /// As [`Judged::record`].
+    fn record(&self, _plan: &MaskPlan, _recording: &mut Recording) {}
 }
 
 /// The proof that a request may go on. Owns the very request that was judged.
@@ -83,6 +94,7 @@ pub struct Permit<R> {
     outcome: OutcomeGuard,
     plan: MaskPlan,
     limits: Limits,
+    recording: Option<Box<Recording>>,
 }
 
 impl<R> Permit<R> {
@@ -98,10 +110,7 @@ impl<R> Permit<R> {
 
     /// Gives the permit back unused: the request is not forwarded after all.
     pub fn withdraw(self, why: &str) {
-        self.outcome.finish(crate::model::Outcome::bare(
-            crate::model::OutcomeStatus::Cancelled,
-            why,
-        ));
+        self.outcome.finish(Outcome::bare(OutcomeStatus::Cancelled, why));
     }
 
     pub(in crate::session) fn into_parts(self) -> (R, InFlight) {
@@ -112,6 +121,7 @@ impl<R> Permit<R> {
             outcome,
             plan,
             limits,
+            recording,
         } = self;
         tracing::trace!(operation = %outcome.operation(), sequence = receipt.sequence(), bundle = %allowed.bundle(), "forward");
         (
@@ -120,6 +130,7 @@ impl<R> Permit<R> {
                 outcome,
                 plan,
                 limits,
+                recording,
             },
         )
     }
@@ -475,6 +486,18 @@ impl Session {
         {
             request.continue_trace(trace);
         }
+        let content = (kept.0 == RecordingLevel::Full).then(|| self.content_of(&request, id.id, recording));
+        let recording = match content {
+            None => None,
+            Some((sent, answer)) => match sent.settle_durably().await {
+                Ok(()) => Some(answer),
+                Err(why) => {
+                    let what = "its content could not be recorded";
+                    outcome.finish(Outcome::bare(OutcomeStatus::Cancelled, what));
+                    return Err(why.refusal());
+                }
+            },
+        };
         Ok(Permit {
             request,
             allowed,
@@ -482,6 +505,7 @@ impl Session {
             outcome,
             plan,
             limits: limits.and(self.rooms.limits),
+            recording,
         })
     }
 

@@ -48,6 +48,11 @@ impl<W: AsyncWrite + Unpin> Downstream<W> {
         self.buffer.extend_from_slice(&speech.into_bytes());
     }
 
+    /// Forgets what is buffered: it may not be shown after all. What is written behind it belongs to no whole frame.
+    pub fn discard(&mut self) {
+        self.buffer.clear();
+    }
+
     /// How many bytes wait to be written.
     #[must_use]
     pub fn buffered(&self) -> usize {

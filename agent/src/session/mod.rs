@@ -1,6 +1,7 @@
 //! The enforcement point: every operation is judged, consented to and recorded here, and only then can be forwarded.
 
 mod authorize;
+mod content;
 mod datagram;
 mod downstream;
 mod messages;
@@ -11,6 +12,7 @@ mod upstream;
 mod usage;
 
 pub use authorize::{Judged, Neutral, NeutralReason, Pass, Patience, Permit, Request, none_to_mask};
+pub use content::{Ended, Recording, Unkeepable};
 pub use datagram::{Datagram, Reply};
 pub use downstream::{Downstream, RefusalWords};
 pub use messages::{Answer, AnswerBody, Meanwhile, Message, Part, Permitted, Piece};

@@ -8,6 +8,7 @@ use crate::mask::MaskPlan;
 use crate::model::Limits;
 
 use super::authorize::{Neutral, Pass, Permit, Request};
+use super::content::Recording;
 use super::speech::AgentSpeech;
 
 /// What remains of a permit once its request is on its way: what its answer must obey, and the outcome that is owed.
@@ -20,6 +21,8 @@ pub struct InFlight {
     pub plan: MaskPlan,
     /// Bounds on its answer.
     pub limits: Limits,
+    /// Where its answer is recorded; `None`: it is not.
+    pub recording: Option<Box<Recording>>,
 }
 
 /// The one writer towards a target: takes permits, passes and the agent's own speech, and no bytes.

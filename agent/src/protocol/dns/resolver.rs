@@ -256,6 +256,8 @@ fn shown_to(answered: Answered, in_flight: InFlight, head: Head, tcp: bool, sent
         outcome,
         plan,
         limits: _,
+        // Its records are in the outcome's count, and no more of it.
+        recording: _,
     } = in_flight;
     let mut masked = MaskCounts::default();
     let (code, rows) = (answered.code, answered.records() as u64);

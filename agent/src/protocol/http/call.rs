@@ -13,7 +13,7 @@ use crate::mask::MaskPlan;
 use crate::model::{
     Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptDuty, Refusal, TraceContext,
 };
-use crate::session::{Judged, Message, none_to_mask};
+use crate::session::{Judged, Message, Recording, none_to_mask};
 
 use super::dialect::{Changed, Obliged};
 use super::inject::Injected;
@@ -128,6 +128,10 @@ impl Judged for Call {
 
     fn continue_trace(&mut self, trace: TraceContext) {
         trace::continued(&mut self.headers, trace);
+    }
+
+    fn record(&self, plan: &MaskPlan, recording: &mut Recording) {
+        super::kept::request(&self.headers, &self.body, plan, recording);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::session::Prospects;
 
 use super::answer::mask_event;
 use super::escapes::{Format, Unescape, masked_text, unescaped};
+pub use super::kept::Conceals;
 
 /// What a target speaks; one value for all its connections, so it may remember (behind a lock of its own).
 pub trait Speaks: Debug + Send + Sync {
@@ -172,6 +173,17 @@ pub trait Dialect: Debug + Send {
 
     /// A refusal in the dialect's words; `None`: as a problem document.
     fn refusal(&self, refusal: &Refusal) -> Option<Words>;
+
+    /// What takes out of an answer, for its record, the values that are put into it for the process alone. Asked for behind
+    /// [`Dialect::response`].
+    fn conceals(&self) -> Option<Conceals> {
+        None
+    }
+
+    /// Whether one text may come in several events.
+    fn splits(&self) -> bool {
+        false
+    }
 
     /// What the record of the outcome says beside the status, once the answer is through. Never data.
     fn note(&self) -> String {

@@ -15,6 +15,7 @@ mod framing;
 pub(crate) mod fuzz;
 mod greet;
 mod inject;
+mod kept;
 mod path;
 mod pinned;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::path::{form_text, pairs};
 use super::screen::is_secret_field;
 
 /// What stands in the place of a secret.
-const REDACTED: &str = "[redacted]";
+pub(super) const REDACTED: &str = "[redacted]";
 /// How much of a body is shown, in bytes.
 const EXCERPT: usize = 4096;
 /// Longest body whose fields are told apart, in bytes.

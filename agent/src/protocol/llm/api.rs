@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::json::parse;
 use crate::mask::MaskPlan;
 use crate::model::{Facts, MaskCounts, Operation, PromptDuty, PromptMask, Refusal, RefusalKind};
-use crate::protocol::http::dialect::{Asked, Changed, Cut, Dialect, Obliged, Speaks, Words};
+use crate::protocol::http::dialect::{Asked, Changed, Conceals, Cut, Dialect, Obliged, Speaks, Words};
 use crate::session::{Ledger, Spender, Spending};
 
 use super::answer::Answers;
@@ -318,6 +318,19 @@ impl Dialect for Exchange {
 
     fn refusal(&self, refusal: &Refusal) -> Option<Words> {
         Some(refusal::words(self.anthropic, refusal))
+    }
+
+    fn conceals(&self) -> Option<Conceals> {
+        let masked = self.permitted.masked.get()?;
+        let vault = Arc::clone(&masked.vault);
+        (!masked.mask.reversible().is_empty()).then(|| {
+            let conceals = move |piece: &[u8]| vault.concealed(piece);
+            Arc::new(conceals) as Conceals
+        })
+    }
+
+    fn splits(&self) -> bool {
+        true
     }
 
     fn note(&self) -> String {

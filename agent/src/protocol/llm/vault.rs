@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memchr::memmem;
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::mask::{MaskKey, alias};
@@ -138,6 +140,40 @@ impl Vault {
             }
             return word;
         }
+    }
+
+    /// `text` with the aliases of values in their places, also where they stand in JSON, and in JSON in a string of JSON:
+    /// what records show of an answer that values were put back into.
+    pub(super) fn concealed(&self, text: &[u8]) -> Vec<u8> {
+        let escaped = |value: &str| {
+            let quoted = Value::from(value).to_string();
+            quoted.get(1..quoted.len() - 1).unwrap_or_default().to_owned()
+        };
+        let mut found: Vec<(Zeroizing<String>, String)> = Vec::new();
+        for (alias, Entry { value, .. }) in &self.kept().values {
+            let once = Zeroizing::new(escaped(value));
+            let twice = Zeroizing::new(escaped(&once));
+            let forms = [twice, once, value.clone()];
+            let there = forms
+                .into_iter()
+                .filter(|form| !form.is_empty() && memmem::find(text, form.as_bytes()).is_some());
+            found.extend(there.map(|form| (form, alias.clone())));
+        }
+        // Of two that begin at the same place, the longer one is taken out.
+        found.sort_by_key(|(form, _)| std::cmp::Reverse(form.len()));
+        let mut out = text.to_vec();
+        for (form, alias) in found {
+            let mut next = Vec::with_capacity(out.len());
+            let mut copied = 0;
+            for at in memmem::find_iter(&out, form.as_bytes()) {
+                next.extend_from_slice(out.get(copied..at).unwrap_or_default());
+                next.extend_from_slice(alias.as_bytes());
+                copied = at + form.len();
+            }
+            next.extend_from_slice(out.get(copied..).unwrap_or_default());
+            out = next;
+        }
+        out
     }
 
     /// What `run` (ASCII letters) begins with. `open`: more letters may follow. Only values of `classes` are found.

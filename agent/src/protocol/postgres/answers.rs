@@ -123,7 +123,7 @@ impl Relay<'_> {
         };
         if let Whose::Own(mut running) = whose {
             running.detail = "PREPARE".into();
-            running.finish();
+            self.ended.extend(running.finish());
         }
         self.plain(frame, NoData::Description);
         Ok(())
@@ -162,6 +162,7 @@ impl Relay<'_> {
             let lineage = running.lineage.get(running.at).unwrap_or(&Lineage::Unknown);
             let sources = sources(&self.schema, lineage);
             running.columns = Some(plan(&columns, None, &sources));
+            running.keep_names(&columns);
             self.plain(frame, NoData::Description);
             return Ok(());
         }
@@ -199,6 +200,7 @@ impl Relay<'_> {
             let lineage = running.lineage.first().unwrap_or(&Lineage::Unknown);
             let formats = running.formats.as_deref().map(Vec::as_slice);
             running.columns = Some(plan(&columns, formats, &sources(&self.schema, lineage)));
+            running.keep_names(&columns);
         }
         let columns = running.columns.as_deref().unwrap_or_default();
         let mut counts = MaskCounts::default();
@@ -211,6 +213,7 @@ impl Relay<'_> {
             self.too_many_rows();
             return Ok(());
         }
+        running.keep_rows(frames);
         self.to_process.answer(masked);
         Ok(())
     }
@@ -370,6 +373,7 @@ impl Relay<'_> {
             self.too_many_rows();
             return Ok(());
         }
+        running.keep_copied(frame, names != Some(false));
         self.to_process.answer(masked);
         Ok(())
     }

@@ -9,6 +9,8 @@ use super::meaning::Lineage;
 /// One column of a `RowDescription`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Column {
+    /// Its name.
+    pub(super) name: String,
     /// The table that it comes from; 0 for an expression.
     pub(super) table: u32,
     /// Its number there.
@@ -25,10 +27,11 @@ pub(super) fn describe(frame: &Frame) -> Result<Vec<Column>, FrameError> {
     let count = fields.count()?;
     let mut columns = Vec::with_capacity(count);
     for _ in 0..count {
-        fields.raw_text()?;
+        let name = String::from_utf8_lossy(fields.raw_text()?).into_owned();
         let (table, number, type_oid) = (fields.u32()?, fields.i16()?, fields.u32()?);
         fields.take(6)?;
         columns.push(Column {
+            name,
             table,
             number,
             type_oid,
@@ -82,6 +85,8 @@ pub(super) struct ColumnPlan {
     pub(super) shape: Shape,
     /// Whether its values come in binary.
     pub(super) binary: bool,
+    /// Its type.
+    pub(super) type_oid: u32,
 }
 
 /// What a plan is made from, beside the columns.
@@ -109,6 +114,7 @@ pub(super) fn plan(columns: &[Column], formats: Option<&[i16]>, sources: &Source
             class: class(at, column, sources).cloned(),
             shape: Shape::of(column.type_oid),
             binary: format(at, column.format) != 0,
+            type_oid: column.type_oid,
         })
         .collect()
 }

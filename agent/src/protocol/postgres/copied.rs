@@ -92,7 +92,7 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     out
 }
 
-fn escape(value: &[u8], out: &mut BytesMut) {
+pub(super) fn escape(value: &[u8], out: &mut BytesMut) {
     for byte in value {
         if let Some((letter, _)) = ESCAPES.iter().find(|(_, meant)| meant == byte) {
             out.put_slice(&[b'\\', *letter]);

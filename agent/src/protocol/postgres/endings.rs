@@ -24,7 +24,7 @@ impl Relay<'_> {
             Some(Expect::Execute(_)) => {
                 if let Some(Expect::Execute(mut running)) = self.expected.pop_front() {
                     running.detail = tag.to_owned();
-                    running.finish();
+                    self.ended.extend(running.finish());
                 }
             }
             Some(
@@ -49,7 +49,7 @@ impl Relay<'_> {
                     let undos = running.take_undos().collect();
                     self.take_back(undos);
                 }
-                running.finish();
+                self.ended.extend(running.finish());
             }
             Some(Expect::Sync | Expect::RefusedQuery(_)) => {}
             Some(
@@ -128,12 +128,12 @@ impl Relay<'_> {
                 }
                 Expect::Execute(mut running) | Expect::Query(mut running) => {
                     undos.extend(running.take_undos());
-                    running.failed_or_skipped();
+                    self.ended.extend(running.failed_or_skipped());
                 }
                 Expect::Step(step, whose) => {
                     undos.extend(step.undo());
                     if let Whose::Own(running) = whose {
-                        running.failed_or_skipped();
+                        self.ended.extend(running.failed_or_skipped());
                     }
                 }
                 Expect::OwnDescribe(_)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{DataClass, MaskCounts, Outcome, OutcomeStatus, Refusal, duration_text};
-use crate::session::InFlight;
+use crate::session::{Ended, InFlight};
 
 use super::catalogue::Asking;
 use super::columns::ColumnPlan;
@@ -130,8 +130,8 @@ impl Running {
         self.in_flight.limits.max_rows.is_some_and(|max| self.rows > max)
     }
 
-    /// Records how it ended.
-    pub(super) fn finish(self) {
+    /// Records how it ended, or gives what has to be recorded before.
+    pub(super) fn finish(self) -> Option<Ended> {
         let status = match self.clock {
             Clock::Stopped => OutcomeStatus::Cancelled,
             Clock::Waits | Clock::Runs(_) | Clock::Over(_) if self.failed => OutcomeStatus::Failed,
@@ -157,17 +157,17 @@ impl Running {
             masked,
             ..Outcome::bare(status, detail)
         };
-        in_flight.outcome.finish(outcome);
+        in_flight.finish(outcome)
     }
 
     /// Records the end after an error in its batch: its own, or one before it, which made the server skip it.
-    pub(super) fn failed_or_skipped(self) {
+    pub(super) fn failed_or_skipped(self) -> Option<Ended> {
         if self.failed {
             return self.finish();
         }
-        self.in_flight.outcome.finish(Outcome::bare(
+        self.in_flight.finish(Outcome::bare(
             OutcomeStatus::Cancelled,
             "skipped after an error before it",
-        ));
+        ))
     }
 }

@@ -16,6 +16,7 @@ mod expect;
 mod frame;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
+mod kept;
 mod learn;
 mod login;
 mod meaning;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf, split};
 
 use crate::connection::Stream;
 use crate::model::{Outcome, OutcomeStatus, Refusal, RefusalKind};
-use crate::session::{Downstream, Permit, Session, Upstream};
+use crate::session::{Downstream, Ended, Permit, Session, Upstream};
 
 use super::cancel::Registered;
 use super::catalogue::{BELIEVED, Protected};
@@ -56,6 +56,8 @@ pub(super) struct Relay<'s> {
     /// The unit that is being judged.
     pub(super) waiting: Option<Box<Waiting>>,
     pub(super) expected: VecDeque<Expect>,
+    /// Operations that ended, and whose last content is not in the log yet.
+    pub(super) ended: VecDeque<Ended>,
     /// After an error in a batch, the process's frames are dropped up to its next `Sync`, as the server does.
     pub(super) skipping: bool,
     /// Transaction status of the last `ReadyForQuery`.
@@ -127,6 +129,7 @@ impl<'s> Relay<'s> {
             gathered: Vec::new(),
             waiting: None,
             expected: VecDeque::new(),
+            ended: VecDeque::new(),
             skipping: false,
             status: b'I',
             bytes_up: 0,
@@ -141,6 +144,12 @@ impl<'s> Relay<'s> {
         let mut asking: Option<Asking<'s>> = None;
         let mut stopping: Option<Stopping> = None;
         let why = loop {
+            if self.unsettled()
+                && let Err(error) = self.settle().await
+            {
+                self.to_process.discard();
+                break format!("what was to be shown could not be recorded: {error}");
+            }
             if let Some(why) = self.ending.take() {
                 break why;
             }

@@ -102,7 +102,7 @@ fn nulls(count: usize, out: &mut BytesMut) {
     });
 }
 
-fn mask_value(
+pub(super) fn mask_value(
     column: &ColumnPlan,
     value: &[u8],
     plan: &MaskPlan,

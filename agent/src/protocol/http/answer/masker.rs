@@ -55,7 +55,7 @@ impl Masker {
     }
 
     /// Whether its bytes are not looked at.
-    pub(super) const fn is_blind(&self) -> bool {
+    pub(in super::super) const fn is_blind(&self) -> bool {
         match self {
             Self::Binary => true,
             Self::Messages(messages) => messages.blind > 0,

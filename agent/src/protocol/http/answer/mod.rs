@@ -20,18 +20,19 @@ use hyper::{Response, StatusCode};
 use crate::config::Unreadable;
 use crate::mask::{MaskPlan, Maskable, Masked, NoData};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
-use crate::session::{Answer, InFlight, Piece};
+use crate::session::{Answer, InFlight, Piece, Recording, Unkeepable};
 
 use super::call::essence;
 use super::dialect::Dialect;
 use super::escapes::{Format, masked_text};
+use super::kept::Kept;
 use super::screen::strip_connection;
 pub(super) use coding::{Decoder, STEP};
 pub(super) use echo::{Redact, Spellings};
 pub(super) use events::mask as mask_event;
 pub(super) use masker::{Masker, Next};
 pub(super) use shape::Shape;
-use shape::shape;
+pub(super) use shape::shape;
 
 /// An answer whose length is announced and at most this, in bytes, is put together before anything of it is shown, and then
 /// shown at once…
@@ -70,6 +71,12 @@ pub(super) struct Owed {
 }
 
 impl Owed {
+    /// Where the answer is recorded.
+    fn recording(&mut self) -> Option<Box<Recording>> {
+        let mut all = std::iter::once(&mut self.in_flight).chain(&mut self.along);
+        all.find_map(|one| one.recording.take())
+    }
+
     /// Records one outcome for every operation.
     pub(super) fn finish(self, outcome: Outcome) {
         for further in self.along {
@@ -132,11 +139,16 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
             "more than the bytes that the target may answer (max_answer)",
         ));
     }
+    let recording = owed.recording();
     if !empty {
         let dialect = owed.dialect.take();
         let cut = dialect.map(|mut dialect| (dialect.response(status, &headers), dialect));
         for name in ABOUT_BYTES {
             headers.remove(name);
+        }
+        let mut kept = recording.map(|recording| Kept::new(recording, &plan, shape, cut.as_ref()));
+        if let Some(kept) = &mut kept {
+            kept.head(status, &headers);
         }
         let at_once = shape != Shape::Events && body.size_hint().exact().is_some_and(|size| size <= AT_ONCE);
         let head = plan.apply(Head(status, headers), &mut counts);
@@ -155,6 +167,7 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
             status,
             owed: Some(owed),
             taken: None,
+            kept,
         };
         let mut ready = Vec::new();
         if at_once && flow.gather(&mut ready).await {
@@ -176,8 +189,27 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
         });
         return Ok(Answer::pieces(head, ready.chain(pieces)));
     }
+    bodiless((status, headers), owed, recording, counts, echoed).await
+}
+
+/// Shows an answer without a body.
+async fn bodiless(
+    (status, mut headers): (StatusCode, HeaderMap),
+    owed: Owed,
+    recording: Option<Box<Recording>>,
+    mut counts: MaskCounts,
+    echoed: u64,
+) -> Result<Answer, Withheld> {
+    let plan = owed.in_flight.plan.clone();
     for name in ABOUT_BYTES {
         headers.remove(name);
+    }
+    if let Some(recording) = recording {
+        let mut kept = Kept::new(recording, &plan, Shape::Unknown, None);
+        kept.head(status, &headers);
+        if let Err(error) = kept.settle().await {
+            return Err(unrecorded(owed, &error));
+        }
     }
     let head = plan.apply(Head(status, headers), &mut counts);
     let note = if echoed > 0 {
@@ -218,6 +250,16 @@ pub(super) fn withhold(owed: Owed, what: &str) -> Withheld {
     Withheld {
         reason: format!("The target did it, but its answer is withheld: it has {what}."),
         next_step: "Ask for it in another form (Accept, Accept-Encoding, Accept-Charset).",
+    }
+}
+
+fn unrecorded(owed: Owed, error: &Unkeepable) -> Withheld {
+    let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
+    outcome.bytes_up = owed.sent;
+    owed.finish(outcome);
+    Withheld {
+        reason: format!("The target did it, but its answer is withheld: {error}."),
+        next_step: "Tell whoever runs the agent: nothing is shown unrecorded.",
     }
 }
 
@@ -327,8 +369,10 @@ struct Flow {
     echoed: u64,
     status: StatusCode,
     owed: Option<Owed>,
-    /// A piece that was taken and could not be shown with those before it.
+    /// A piece that was taken and could not be shown with those before it, or before it was recorded.
     taken: Option<io::Result<Piece>>,
+    /// Where it is recorded.
+    kept: Option<Kept>,
 }
 
 impl Flow {
@@ -350,24 +394,38 @@ impl Flow {
 
     /// The next piece that is not empty. Cancel-safe.
     async fn next(&mut self) -> Option<io::Result<Piece>> {
-        if let Some(taken) = self.taken.take() {
-            return Some(taken);
-        }
         loop {
+            // In the log's queue before it is shown, and before the outcome.
+            if let Some(kept) = &mut self.kept
+                && let Err(error) = kept.settle().await
+            {
+                self.kept = None;
+                self.cut_off(io::Error::other(error));
+            }
+            if let Some(taken) = self.taken.take() {
+                return Some(taken);
+            }
             match self.advance().await {
                 Ok(Some(Piece::Content(content))) if content.size() == 0 => {}
+                Ok(Some(piece)) if self.kept.is_some() => self.taken = Some(Ok(piece)),
                 Ok(Some(piece)) => return Some(Ok(piece)),
                 Ok(None) => return None,
-                Err(error) => {
-                    self.state = FlowState::Done;
-                    self.end(
-                        OutcomeStatus::Failed,
-                        &format!(": the answer was cut off, {error}"),
-                    );
-                    return Some(Err(error));
-                }
+                Err(error) => self.cut_off(error),
             }
         }
+    }
+
+    /// Nothing more is shown.
+    fn cut_off(&mut self, error: io::Error) {
+        self.state = FlowState::Done;
+        if let Some(kept) = &mut self.kept {
+            kept.end();
+        }
+        self.end(
+            OutcomeStatus::Failed,
+            &format!(": the answer was cut off, {error}"),
+        );
+        self.taken = Some(Err(error));
     }
 
     async fn advance(&mut self) -> io::Result<Option<Piece>> {
@@ -396,7 +454,12 @@ impl Flow {
             }
             FlowState::Masked => {
                 self.state = FlowState::Trailers;
-                self.masked(None).map(Some)
+                let last = self.masked(None)?;
+                if let Some(kept) = &mut self.kept {
+                    kept.end();
+                    self.trailers.iter().for_each(|trailers| kept.trailers(trailers));
+                }
+                Ok(Some(last))
             }
             FlowState::Trailers => {
                 self.state = FlowState::Done;
@@ -458,6 +521,9 @@ impl Flow {
         let most = owed.and_then(|owed| owed.max_answer);
         if most.is_some_and(|most| self.shown > most) {
             return Err(stop("it is larger than the target may answer (max_answer)"));
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.piece(&content, self.masker.is_blind());
         }
         Ok(Piece::Content(content))
     }

@@ -21,6 +21,16 @@ pub(in super::super) enum Shape {
     Unknown,
 }
 
+impl Shape {
+    /// The shape of what came out of masking: messages of gRPC are written uncompressed.
+    pub(in super::super) const fn uncoded(self) -> Self {
+        match self {
+            Self::Grpc { .. } => Self::Grpc { gzip: false },
+            Self::Text(_) | Self::Events | Self::Unknown => self,
+        }
+    }
+}
+
 /// Charsets in which ASCII stands at the places where detectors look for it.
 const LIKE_ASCII: [&str; 8] = [
     "utf-8",
@@ -34,7 +44,7 @@ const LIKE_ASCII: [&str; 8] = [
 ];
 
 /// The shape of a body; `Err` with the charset that nobody can look into.
-pub(super) fn shape(headers: &HeaderMap) -> Result<Shape, String> {
+pub(in super::super) fn shape(headers: &HeaderMap) -> Result<Shape, String> {
     let essence = essence(headers);
     let (kind, subtype) = essence.split_once('/').unwrap_or((&essence, ""));
     let suffix = subtype.rsplit_once('+').map_or(subtype, |(_, suffix)| suffix);

@@ -3,6 +3,7 @@
 //! what they look like. A refusal closes it with 1008 and the reason.
 
 mod frames;
+mod kept;
 mod sent;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::answer::Spellings;
 #[cfg(test)]
 pub(super) use frames::shown;
 pub(super) use frames::{Frames, More};
+use kept::Kept;
 use sent::{Message, Reader, Sent, TOO_LARGE};
 
 /// How long both sides may take to change the protocol, and the target to say goodbye.
@@ -89,6 +91,7 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
         outcome: owed,
         plan,
         limits: _,
+        recording,
     } = in_flight;
     let both = async { tokio::try_join!(process, target) };
     let (process, target) = match tokio::time::timeout(TIME_LIMIT, both).await {
@@ -101,6 +104,7 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
     let (from_process, to_process) = tokio::io::split(TokioIo::new(process));
     let (from_target, to_target) = tokio::io::split(TokioIo::new(target));
     let mut down = Down {
+        kept: recording.map(|recording| Kept::new(recording, &plan)),
         from: from_target,
         to: Downstream::new(to_process),
         frames: Frames::new(plan, spellings),
@@ -136,6 +140,12 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
     };
     if let Some(goodbye) = said {
         down.say(&goodbye).await;
+    }
+    if let Some(kept) = &mut down.kept {
+        kept.recording.end();
+        if let Err(error) = kept.recording.settle().await {
+            tracing::error!(%error, "the end of a recording is missing");
+        }
     }
     outcome.bytes_up = up.sent;
     outcome.bytes_down = down.shown;
@@ -241,6 +251,8 @@ impl Up {
                         outcome,
                         plan: _,
                         limits: _,
+                        // What the target says belongs to the handshake.
+                        recording: _,
                     } = self.to.forward(permit);
                     Some((outcome, size))
                 }
@@ -263,6 +275,8 @@ impl Up {
 
 /// Target to process.
 struct Down {
+    /// Where it is recorded.
+    kept: Option<Kept>,
     from: ReadHalf<TokioIo<Upgraded>>,
     to: Downstream<WriteHalf<TokioIo<Upgraded>>>,
     frames: Frames,
@@ -294,6 +308,13 @@ impl Down {
             let more = More(&mut self.frames, &buffer.split());
             match plan.apply(more, &mut self.counts).transpose() {
                 Ok(masked) => {
+                    if let Some(kept) = &mut self.kept {
+                        kept.frames(&masked);
+                        if let Err(error) = kept.recording.settle().await {
+                            tracing::error!(%error, "a message is not shown");
+                            break Err("its record could not be made");
+                        }
+                    }
                     self.shown = self
                         .shown
                         .saturating_add(u64::try_from(masked.size()).unwrap_or(u64::MAX));

@@ -6,9 +6,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::mask::MaskPlan;
 use crate::model::{Action, Digest, Facts, Fingerprint, HttpFacts, Operation};
-use crate::session::{Neutral, NeutralReason, Request};
+use crate::session::{Neutral, NeutralReason, Recording, Request};
 
-use super::super::shown;
+use super::super::{kept, shown};
 use super::{BINARY, CLOSE, CONTINUATION, CONTROL, PING, PONG, Stop, TEXT};
 
 /// Head and key of the largest frame.
@@ -259,6 +259,10 @@ impl Request for Message {
 
     fn encode(self, out: &mut BytesMut) {
         frame(if self.text { TEXT } else { BINARY }, &self.payload, out);
+    }
+
+    fn record(&self, plan: &MaskPlan, recording: &mut Recording) {
+        kept::message(self.text, &self.payload, plan, recording);
     }
 }
 
