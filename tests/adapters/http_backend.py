@@ -1,12 +1,17 @@
 """An HTTP/1.1 target: serves the files of a directory in the form that is asked for, and writes down what reached it.
 
 GET /file/NAME?type=TYPE&coding=CODING&step=BYTES: the file; in chunks of so many bytes, or with its length (step=0).
-GET /sse: an event, and after POST /release another. Everything else: 200 with JSON, 204 for DELETE.
+GET /sse: an event, and after POST /release another. /sink/…: a body of any length, in the log by its length and digest.
+/git/…: repositories in `git` beside that directory. Everything else: 200 with JSON, 204 for DELETE.
 Arguments: directory, file for the log. The first line of output is the port.
 """
 import base64
+import hashlib
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +46,70 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
             return body
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def pieces(self):
+        """The body as it comes."""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.line(), 16):
+                yield self.some(size)
+                self.line()
+            self.line()
+            return
+        left = int(self.headers.get("Content-Length", 0))
+        while left:
+            piece = self.some(min(left, 1 << 16))
+            left -= len(piece)
+            yield piece
+
+    def line(self):
+        if not (line := self.rfile.readline()):
+            raise ConnectionError
+        return line
+
+    def some(self, size):
+        if len(piece := self.rfile.read(size)) < size:
+            raise ConnectionError
+        return piece
+
+    def sink(self):
+        digest, length = hashlib.sha256(), 0
+        try:
+            for piece in self.pieces():
+                digest.update(piece)
+                length += len(piece)
+        except ConnectionError:
+            self.close_connection = True
+            return
+        seen = {"line": self.requestline, "headers": {k.lower(): v for k, v in self.headers.items()}}
+        log.write(json.dumps(seen | {"length": length, "sha256": digest.hexdigest()}) + "\n")
+        self.reply(201, b"stored", Content_Type="text/plain")
+
+    def git(self, url):
+        with tempfile.TemporaryFile() as body:
+            for piece in self.pieces():
+                body.write(piece)
+            length = body.tell()
+            body.seek(0)
+            log.write(json.dumps({"line": self.requestline, "length": length}) + "\n")
+            variables = {
+                "GIT_PROJECT_ROOT": os.path.join(os.path.dirname(directory), "git"),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "REQUEST_METHOD": self.command,
+                "PATH_INFO": url.path.removeprefix("/git"),
+                "QUERY_STRING": url.query,
+                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                "CONTENT_LENGTH": str(length),
+                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                "HTTP_GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                "REMOTE_USER": "agent",
+                "REMOTE_ADDR": "127.0.0.1",
+                "PATH": os.environ["PATH"],
+            }
+            out = subprocess.run(["git", "http-backend"], stdin=body, env=variables, capture_output=True, check=True).stdout
+        head, _, answer = out.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        status = int(fields.pop("Status", "200").split()[0])
+        self.reply(status, answer, **{name: value for name, value in fields.items() if name != "Content-Length"})
 
     def reply(self, status, body=b"", **headers):
         self.send_response(status)
@@ -89,6 +158,10 @@ class Handler(BaseHTTPRequestHandler):
         self.chunk(b"")
 
     def answer(self):
+        if self.path.startswith("/sink/"):
+            return self.sink()
+        if self.path.startswith("/git/"):
+            return self.git(urlsplit(self.path))
         body = self.read_body()
         seen = {"line": self.requestline, "headers": {k.lower(): v for k, v in self.headers.items()}}
         seen["body"] = base64.b64encode(body).decode() if len(body) > 4096 else body.decode("utf-8", "replace")

@@ -76,7 +76,7 @@ impl HttpTarget {
         let configuration = format!(
             "pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1; events {{ worker_connections 256; }}\n\
              http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f;\n\
-             uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; client_max_body_size 64m;\n\
+             uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; client_max_body_size 0; proxy_request_buffering off;\n\
              server {{ listen 127.0.0.1:{tls} ssl http2; ssl_certificate {dir}/server.crt; ssl_certificate_key {dir}/server.key; {asks}\n\
              location / {{ proxy_pass http://127.0.0.1:{plain}; proxy_http_version 1.1; proxy_buffering off;\n\
              proxy_set_header Host $http_host; proxy_set_header X-Protocol $server_protocol; }} }} }}\n"
@@ -258,6 +258,12 @@ impl HttpRelay {
         } else {
             format!("http://localhost:{}{path}", self.target.plain)
         }
+    }
+
+    /// The CA of the certificates that the relay shows.
+    #[must_use]
+    pub fn ca(&self) -> &Path {
+        &self.ca
     }
 
     /// curl whose connections lead to the relay.

@@ -7,7 +7,7 @@ use toml::Spanned;
 use crate::model::Protocol;
 
 use super::raw::{RawHttp, Text};
-use super::types::{HttpSettings, Pinned, Unreadable};
+use super::types::{HttpSettings, Pinned, Unreadable, Uploads};
 
 const KIB: u64 = 1024;
 /// A body is held as a whole, beside those of other requests (256 MiB for a target).
@@ -37,6 +37,8 @@ pub(super) fn settings(
         max_answer,
         max_header,
         max_streams,
+        uploads,
+        max_upload,
         pinned,
         unreadable,
     } = raw.into_inner();
@@ -62,6 +64,10 @@ pub(super) fn settings(
         settings.max_body = size;
     }
     settings.max_answer = read(max_answer, KIB..=KIB.pow(5), "max_answer");
+    let max_upload_at = max_upload.as_ref().map(Spanned::span);
+    if let Some(size) = read(max_upload, KIB..=KIB.pow(5), "max_upload") {
+        settings.max_upload = size;
+    }
     if let Some(size) = read(max_header, MAX_HEADER, "max_header").and_then(in_memory) {
         settings.max_header = size;
     }
@@ -70,6 +76,24 @@ pub(super) fn settings(
         if !MAX_STREAMS.contains(streams.get_ref()) {
             wrong.push((streams.span(), "max_streams is from 1 to 1000".into()));
         }
+    }
+    match uploads.as_ref().map(|word| (word.get_ref().as_str(), word)) {
+        None | Some(("collect", _)) => {
+            wrong.extend(max_upload_at.map(|at| {
+                let what =
+                    "max_upload is of bodies that are not read: write uploads = \"stream\", or remove it";
+                (at, what.to_owned())
+            }));
+        }
+        Some(("stream", _)) if protocol == Protocol::Http => settings.uploads = Uploads::Stream,
+        Some(("stream", word)) => wrong.push((
+            word.span(),
+            "uploads = \"stream\" belongs to protocol = \"http\": elsewhere bodies are what is judged".into(),
+        )),
+        Some((other, word)) => wrong.push((
+            word.span(),
+            format!("{other:?} is unknown: write uploads = \"collect\" or \"stream\""),
+        )),
     }
     match pinned.as_ref().map(|word| (word.get_ref().as_str(), word)) {
         None | Some(("block", _)) => {}

@@ -92,6 +92,21 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
         "\"128 MiB\"",
     ),
     (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.http]\nuploads = \"yes\"\n",
+        6,
+        "\"collect\" or \"stream\"",
+    ),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.http]\nmax_upload = \"1 GiB\"\n",
+        6,
+        "uploads = \"stream\"",
+    ),
+    (
+        "[[target]]\nname = \"a\"\nprotocol = \"mcp\"\naddresses = [\"h\"]\n[target.http]\nuploads = \"stream\"\n",
+        6,
+        "protocol = \"http\"",
+    ),
+    (
         "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.http]\npinned = \"yes\"\n",
         6,
         "\"block\" or \"pass\"",

@@ -35,7 +35,7 @@ pub use types::{
     ApprovalConfig, AuditConfig, ClickHouseConfig, ClientCertificate, ColumnClass, Config, CredentialConfig,
     CredentialPlace, DnsConfig, HttpSettings, InboundRule, IssuerConfig, KeySource, MaskingConfig, Mode,
     NetworkRule, NetworkVerdict, Pinned, SecretSourceConfig, TargetAddress, TargetConfig, UnixConfig,
-    Unreadable, UpstreamSettings, UpstreamTls, WhenFull,
+    Unreadable, Uploads, UpstreamSettings, UpstreamTls, WhenFull,
 };
 pub use unix::DAEMONS;
 pub use value::fetchable;

@@ -148,6 +148,8 @@ pub(super) struct RawHttp {
     pub max_answer: Option<Text>,
     pub max_header: Option<Text>,
     pub max_streams: Option<Spanned<u32>>,
+    pub uploads: Option<Text>,
+    pub max_upload: Option<Text>,
     pub pinned: Option<Text>,
     pub unreadable: Option<Text>,
 }

@@ -212,6 +212,10 @@ pub struct HttpSettings {
     pub max_header: usize,
     /// Requests of one HTTP/2 connection at the same time.
     pub max_streams: u32,
+    /// What happens to requests whose bodies are larger.
+    pub uploads: Uploads,
+    /// The most that is sent of a body that is not read.
+    pub max_upload: u64,
     /// What happens to clients that trust only certificates of the target's own.
     pub pinned: Pinned,
     /// What happens to answers that no detector reads.
@@ -225,10 +229,22 @@ impl Default for HttpSettings {
             max_answer: None,
             max_header: 64 * 1024,
             max_streams: 100,
+            uploads: Uploads::Collect,
+            max_upload: 10 << 30,
             pinned: Pinned::Block,
             unreadable: Unreadable::Pass,
         }
     }
+}
+
+/// What happens to requests whose bodies are larger than is held and judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Uploads {
+    /// They are refused.
+    #[default]
+    Collect,
+    /// They are judged by their heads and sent on in pieces, where no policy asks what is in the body.
+    Stream,
 }
 
 /// What happens to answers in formats that no detector reads: pictures, archives, programs.

@@ -91,6 +91,8 @@ pub enum Unkept {
     Revealed,
     /// The disk of the log is nearly full.
     Disk,
+    /// It is sent before anybody has read it.
+    Upload,
 }
 
 impl Unkept {
@@ -102,6 +104,7 @@ impl Unkept {
             Self::Unread => "no detector reads it",
             Self::Revealed => "a policy reveals what could stand in it in pieces",
             Self::Disk => "the disk of the log is nearly full",
+            Self::Upload => "it is not read before it is sent; the outcome has its digest",
         }
     }
 }

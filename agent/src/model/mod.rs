@@ -32,8 +32,8 @@ pub use id::{
 pub use obligation::{Alias, Limits, Obligations, PromptDuty, PromptMask, RecordingLevel};
 pub use offer::Offer;
 pub use operation::{
-    ConnectFacts, DnsFacts, Facts, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, Spent, SqlFacts,
-    StatementFacts, StatementKind, TableName, Usage,
+    ConnectFacts, DnsFacts, Facts, HttpBody, HttpFacts, LlmFacts, McpFacts, Operation, ParameterShown, Spent,
+    SqlFacts, StatementFacts, StatementKind, TableName, Usage,
 };
 pub use outcome::{Outcome, OutcomeStatus};
 pub use principal::{Principal, PrincipalKind};

@@ -175,6 +175,18 @@ impl DnsFacts {
     }
 }
 
+/// Whether the body of an HTTP request was read before it is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HttpBody {
+    /// All of it.
+    #[default]
+    Read,
+    /// Nobody looks into it; the head says how long it is.
+    Declared,
+    /// Nobody looks into it, and how long it is shows at its end.
+    Unknown,
+}
+
 /// Facts of an HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpFacts {
@@ -194,8 +206,10 @@ pub struct HttpFacts {
     pub headers: BTreeSet<String>,
     /// The media type of the body, lower case, without parameters; empty where there is none.
     pub content_type: String,
-    /// Length of the body.
+    /// Length of the body; of one whose length is not known, the most that it may have.
     pub body_bytes: u64,
+    /// Whether it was read.
+    pub body: HttpBody,
     /// The body's values, where it is JSON that every reader understands alike, or a form, and not too large.
     pub input: Option<Document>,
 }

@@ -1,10 +1,10 @@
-//! Questions for names in cases.
+//! Questions for names, and bodies that are not read, in cases.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use crate::model::{Action, DnsFacts, Facts};
+use crate::model::{Action, DnsFacts, Facts, HttpBody};
 
 /// `context.dns`.
 #[derive(Deserialize, Default, PartialEq)]
@@ -35,5 +35,14 @@ impl RawDns {
             target,
             tcp,
         }))
+    }
+}
+
+/// Whether the body of a case was read; one that was not has the length that is written, or none that is known.
+pub(super) const fn body(read: Option<bool>, bytes: Option<u64>) -> HttpBody {
+    match (read, bytes) {
+        (None | Some(true), _) => HttpBody::Read,
+        (Some(false), Some(_)) => HttpBody::Declared,
+        (Some(false), None) => HttpBody::Unknown,
     }
 }

@@ -242,6 +242,7 @@ struct RawHttp {
     content_type: Option<String>,
     tls: Option<bool>,
     body_bytes: Option<u64>,
+    body_read: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -537,6 +538,7 @@ fn http(actions: &BTreeSet<Action>, context: RawContext) -> Result<HttpFacts, St
         content_type,
         tls,
         body_bytes,
+        body_read,
     } = context.http;
     let input = serde_json::to_value(context.input).map_err(|error| format!("context.input: {error}"))?;
     let said = input.as_object().is_some_and(|members| !members.is_empty());
@@ -559,6 +561,7 @@ fn http(actions: &BTreeSet<Action>, context: RawContext) -> Result<HttpFacts, St
         headers,
         content_type: content_type.unwrap_or_default(),
         body_bytes: body_bytes.unwrap_or(0),
+        body: super::case_names::body(body_read, body_bytes),
         input,
     })
 }

@@ -303,7 +303,11 @@ impl Engine {
                 Cedar::Deny => return Ok(Decision::Deny(self.forbidden(&reasons))),
             }
         }
-        if wants.is_empty() {
+        let needs = !wants.is_empty();
+        if let Some(denial) = self.unread(operation, (principal, target), &entities, needs, now)? {
+            return Ok(Decision::Deny(denial));
+        }
+        if !needs {
             return Ok(Decision::Allow(self.allowed(&permits, scene)));
         }
         match word {
@@ -498,7 +502,7 @@ fn known_classes(loaded: &Loaded, classes: &BTreeSet<DataClass>) -> Result<(), P
     }
 }
 
-fn name(id: &CedarId) -> PolicyId {
+pub(super) fn name(id: &CedarId) -> PolicyId {
     PolicyId::new(AsRef::<str>::as_ref(id))
 }
 
@@ -581,9 +585,10 @@ fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
                 headers,
                 content_type,
                 body_bytes,
+                body,
                 input: _,
             } = facts;
-            address = format!("{host} {port} {tls} {body_bytes}");
+            address = format!("{host} {port} {tls} {body_bytes} {body:?}");
             parts.extend([b"http".as_slice(), method.as_bytes(), address.as_bytes()]);
             parts.extend([path.as_bytes(), content_type.as_bytes(), b"query"]);
             parts.extend(query.iter().map(String::as_bytes));

@@ -15,6 +15,7 @@ mod rehearse;
 mod tests;
 mod trial;
 mod typed;
+mod unread;
 
 pub use cases::{Case, CaseMistake, parse as parse_cases, shipped_cases};
 pub use decision::{Allowed, ApprovalNeed, Decision, Denial, DenialCause};

@@ -10,8 +10,8 @@ use cedar_policy::{
 
 use crate::approval::Consent;
 use crate::model::{
-    DataClass, DnsFacts, Document, Facts, Group, HttpFacts, LlmFacts, McpFacts, Operation, Principal,
-    PrincipalKind, Spent, SqlFacts, Target, Timestamp,
+    DataClass, DnsFacts, Document, Facts, Group, HttpBody, HttpFacts, LlmFacts, McpFacts, Operation,
+    Principal, PrincipalKind, Spent, SqlFacts, Target, Timestamp,
 };
 
 /// Something could not be said in Cedar's words; the answer is then no.
@@ -110,7 +110,7 @@ pub(super) fn context(
             ("port".to_owned(), Value::new_long(connect.port.into())),
         ],
         Facts::Http(facts) => {
-            let mut pairs = vec![("http".to_owned(), http(facts)?)];
+            let mut pairs = vec![("http".to_owned(), http(facts, false)?)];
             if let Some(document) = &facts.input {
                 pairs.push(("input".to_owned(), input(document)?));
             }
@@ -201,7 +201,8 @@ fn sql(facts: &SqlFacts) -> Result<Value, Unsayable> {
     Value::new_record(fields).map_err(|error| error.to_string())
 }
 
-fn http(facts: &HttpFacts) -> Result<Value, Unsayable> {
+/// `whatever`: what is not known of the body is unknown to Cedar too.
+pub(super) fn http(facts: &HttpFacts, whatever: bool) -> Result<Value, Unsayable> {
     let HttpFacts {
         method,
         host,
@@ -212,6 +213,7 @@ fn http(facts: &HttpFacts) -> Result<Value, Unsayable> {
         headers,
         content_type,
         body_bytes,
+        body,
         input: _,
     } = facts;
     let text = |s: &str| Value::new_string(s.to_owned());
@@ -226,8 +228,13 @@ fn http(facts: &HttpFacts) -> Result<Value, Unsayable> {
         ("content_type".to_owned(), text(content_type)),
         (
             "body_bytes".to_owned(),
-            Value::new_long(i64::try_from(*body_bytes).unwrap_or(i64::MAX)),
+            if whatever && *body == HttpBody::Unknown {
+                Value::new_unknown("body_bytes")
+            } else {
+                Value::new_long(i64::try_from(*body_bytes).unwrap_or(i64::MAX))
+            },
         ),
+        ("body_read".to_owned(), Value::new_bool(*body == HttpBody::Read)),
     ];
     Value::new_record(fields).map_err(|error| error.to_string())
 }
@@ -380,7 +387,7 @@ fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
 }
 
 /// Milliseconds: the precision of Cedar's `datetime`. `None` where no policy reads it.
-fn time(now: Option<Timestamp>) -> Option<(String, Value)> {
+pub(super) fn time(now: Option<Timestamp>) -> Option<(String, Value)> {
     let now = now?;
     let millis = Timestamp::from_nanos(now.as_millis().saturating_mul(1_000_000));
     let text = millis.to_string();

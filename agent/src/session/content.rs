@@ -147,6 +147,12 @@ impl Recording {
         }
     }
 
+    /// None of it is kept: why, and its length where that is known.
+    pub fn refers(&mut self, why: Unkept, whole: u64) {
+        self.longer(whole);
+        self.rest = Some(Rest::new(why, self.kept));
+    }
+
     /// The part is longer than what will be given: its length.
     pub fn longer(&mut self, whole: u64) {
         self.whole = self.whole.max(whole);

@@ -4,7 +4,6 @@
 //! A connection to a target is a `hyper` sender of `Permitted` bodies, a connection to the process a `hyper` service
 //! of `AnswerBody`: sending anything else does not compile.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,18 +21,32 @@ use crate::model::{Operation, Refusal, TraceContext};
 use super::authorize::{Judged, Permit};
 use super::downstream::RefusalWords;
 use super::speech::AgentSpeech;
+use super::upload::{Sending, Upload};
 use super::upstream::InFlight;
 
 /// A judged request that goes on as a message with a head and a body.
 pub trait Message: Judged {
     /// Head and body, exactly as judged, with the real credential in its place.
-    fn into_message(self) -> hyper::Request<Bytes>;
+    fn into_message(self) -> hyper::Request<Outgoing>;
+}
+
+/// The body of a judged request.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// As it was read.
+    Whole(Bytes),
+    /// Judged as one that nobody has read.
+    Upload(Upload),
 }
 
 /// The body of a request that was permitted. The only body type of connections to targets.
 #[derive(Debug)]
-pub struct Permitted {
-    content: Option<Bytes>,
+pub struct Permitted(Allowed);
+
+#[derive(Debug)]
+enum Allowed {
+    Whole(Option<Bytes>),
+    Upload(Sending),
 }
 
 /// A meaning that goes along with a message of which it is a part, and the trace that the message names.
@@ -61,8 +74,11 @@ impl<M: Message> Permit<M> {
     /// The very message that was judged, ready to be sent, and what its answer must obey.
     pub fn into_message(self) -> (hyper::Request<Permitted>, InFlight) {
         let (message, in_flight) = self.into_parts();
-        let wrap = |content: Bytes| Permitted {
-            content: (!content.is_empty()).then_some(content),
+        let wrap = |content: Outgoing| {
+            Permitted(match content {
+                Outgoing::Whole(content) => Allowed::Whole((!content.is_empty()).then_some(content)),
+                Outgoing::Upload(upload) => Allowed::Upload(upload.sending()),
+            })
         };
         (message.into_message().map(wrap), in_flight)
     }
@@ -70,27 +86,33 @@ impl<M: Message> Permit<M> {
 
 impl Body for Permitted {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = std::io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(
-            self.get_mut()
-                .content
-                .take()
-                .map(|content| Ok(Frame::data(content))),
-        )
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        match &mut self.get_mut().0 {
+            Allowed::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
+            Allowed::Upload(sending) => sending.poll(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_none()
+        match &self.0 {
+            Allowed::Whole(content) => content.is_none(),
+            Allowed::Upload(sending) => sending.is_end(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let length = self.content.as_ref().map_or(0, Bytes::len);
-        SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+        match &self.0 {
+            Allowed::Whole(content) => {
+                let length = content.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Allowed::Upload(sending) => sending.size_hint(),
+        }
     }
 }
 

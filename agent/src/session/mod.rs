@@ -8,6 +8,7 @@ mod messages;
 mod open;
 mod prospects;
 mod speech;
+mod upload;
 mod upstream;
 mod usage;
 
@@ -15,9 +16,10 @@ pub use authorize::{Judged, Neutral, NeutralReason, Pass, Patience, Permit, Requ
 pub use content::{Ended, Recording, Unkeepable};
 pub use datagram::{Datagram, Reply};
 pub use downstream::{Downstream, RefusalWords};
-pub use messages::{Answer, AnswerBody, Meanwhile, Message, Part, Permitted, Piece};
+pub use messages::{Answer, AnswerBody, Meanwhile, Message, Outgoing, Part, Permitted, Piece};
 pub use open::{Rooms, Session};
 pub use prospects::Prospects;
 pub use speech::AgentSpeech;
+pub use upload::{Stopped, Upload};
 pub use upstream::{InFlight, Upstream};
 pub use usage::{Ledger, LedgerError, Spender, Spending};

@@ -11,15 +11,16 @@ use serde_json::Value;
 
 use crate::mask::MaskPlan;
 use crate::model::{
-    Action, Digest, Document, Facts, Fingerprint, HttpFacts, Operation, PromptDuty, Refusal, TraceContext,
+    Action, Digest, Document, Facts, Fingerprint, HttpBody, HttpFacts, Operation, PromptDuty, Refusal,
+    TraceContext, Unkept,
 };
-use crate::session::{Judged, Message, Recording, none_to_mask};
+use crate::session::{Judged, Message, Outgoing, Recording, none_to_mask};
 
 use super::dialect::{Changed, Obliged};
 use super::inject::Injected;
 use super::path::{form_text, pairs};
 use super::screen::{Head, Place, action, host, scheme_of};
-use super::{shown, trace};
+use super::{shown, trace, uploads};
 
 /// A request with everything that goes on, and what it means.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(super) struct Call {
     target: PathAndQuery,
     websocket: bool,
     headers: HeaderMap,
-    body: Bytes,
+    body: Outgoing,
     credential: Option<Injected>,
     trace: Option<TraceContext>,
     operation: Arc<Operation>,
@@ -39,7 +40,7 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn new(
         head: Head,
-        body: Bytes,
+        body: Outgoing,
         credential: Option<Injected>,
         place: &Place,
         plan: &MaskPlan,
@@ -110,7 +111,7 @@ impl Judged for Call {
             return none_to_mask(prompt);
         };
         if let Some(Changed { body, text }) = obliged.permitted(prompt)? {
-            self.body = body;
+            self.body = Outgoing::Whole(body);
             if let Some(text) = text {
                 let operation = Operation {
                     text,
@@ -131,12 +132,15 @@ impl Judged for Call {
     }
 
     fn record(&self, plan: &MaskPlan, recording: &mut Recording) {
-        super::kept::request(&self.headers, &self.body, plan, recording);
+        match &self.body {
+            Outgoing::Whole(body) => super::kept::request(&self.headers, body, plan, recording),
+            Outgoing::Upload(upload) => recording.refers(Unkept::Upload, upload.declared().unwrap_or(0)),
+        }
     }
 }
 
 impl Message for Call {
-    fn into_message(self) -> hyper::Request<Bytes> {
+    fn into_message(self) -> hyper::Request<Outgoing> {
         let Self {
             method,
             authority,
@@ -150,7 +154,11 @@ impl Message for Call {
             obliged: _,
         } = self;
         if let Some(credential) = credential {
-            credential.into_head((&method, &authority), &mut target, &mut headers, &body);
+            let read = match &body {
+                Outgoing::Whole(body) => Some(&**body),
+                Outgoing::Upload(_) => None,
+            };
+            credential.into_head((&method, &authority), &mut target, &mut headers, read);
         }
         if let Ok(host) = HeaderValue::try_from(authority) {
             headers.insert(header::HOST, host);
@@ -160,7 +168,8 @@ impl Message for Call {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         // Methods that usually have a body say so when they have none (RFC 9110, 8.6).
-        if body.is_empty() && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+        let empty = matches!(&body, Outgoing::Whole(body) if body.is_empty());
+        if empty && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let mut message = hyper::Request::new(body);
@@ -174,14 +183,25 @@ impl Message for Call {
 /// What a request means.
 fn operation(
     head: &Head,
-    body: &Bytes,
+    outgoing: &Outgoing,
     credential: Option<&Injected>,
     place: &Place,
     plan: &MaskPlan,
 ) -> Operation {
     let content_type = essence(&head.headers);
-    let input = input(&head.headers, &content_type, body);
     let mut actions = head.actions.clone();
+    let nothing = Bytes::new();
+    let (body, (seen, body_bytes)) = match outgoing {
+        Outgoing::Whole(body) => {
+            let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+            (body, (HttpBody::Read, length))
+        }
+        Outgoing::Upload(upload) => {
+            actions.extend(uploads::overriding(head.method.as_str(), &content_type));
+            (&nothing, uploads::facts(upload))
+        }
+    };
+    let input = input(&head.headers, &content_type, body);
     actions.extend(input.iter().flat_map(overriding));
     if content_type.starts_with("multipart/") {
         actions.extend(overriding_parts(body));
@@ -195,7 +215,8 @@ fn operation(
         query: head.query.clone(),
         headers: head.headers.keys().map(|name| name.as_str().to_owned()).collect(),
         content_type: content_type.clone(),
-        body_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
+        body_bytes,
+        body: seen,
         input,
     };
     let mut text = format!(
@@ -205,7 +226,10 @@ fn operation(
         head.authority,
         shown::target(head.target.path(), head.target.query(), plan)
     );
-    let excerpt = shown::body(&content_type, body, plan);
+    let excerpt = match outgoing {
+        Outgoing::Whole(body) => shown::body(&content_type, body, plan),
+        Outgoing::Upload(upload) => uploads::shown(upload),
+    };
     if !excerpt.is_empty() {
         text.push_str("\n\n");
         text.push_str(&excerpt);

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::{Limits, Operation, OperationId, Outcome, OutcomeStatus, Refusal, RefusalKind};
-use crate::session::{Answer, Judged, Part, Patience, Permit, Session};
+use crate::session::{Answer, Judged, Outgoing, Part, Patience, Permit, Session, Upload};
 
 use super::answer::{Owed, Spellings, Withheld, answer, handshake, withhold};
 use super::call::Call;
@@ -25,16 +25,17 @@ use super::serve::Legs;
 use super::sigv4::has_signed_chunks;
 use super::target::{TargetError, TargetSide};
 use super::uncoded::uncoded;
+use super::uploads::{Collected, is_too_long, may_stream, stopped as stopped_upload, too_long};
 use super::waiting::{Waiting, carried, stopped};
 use super::websocket::{Switch, accepted};
 
 /// How much of a refused body is read, in bytes.
-const DRAINED: usize = 64 * 1024 * 1024;
+pub(super) const DRAINED: usize = 64 * 1024 * 1024;
 /// How long a process may take for the next piece of a body.
 const BODY_TIME: Duration = Duration::from_secs(75);
 
 /// How long the rest of a refused body is read.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// One connection of a process, as its requests see it.
 #[derive(Debug)]
@@ -59,10 +60,20 @@ pub(super) struct Asked {
     spellings: Option<Spellings>,
     /// Bytes of its body.
     sent: u64,
+    /// The body, where it was not read.
+    upload: Option<Upload>,
+    two: bool,
     is_head: bool,
     websocket: bool,
     process: OnUpgrade,
     _room: Vec<OwnedSemaphorePermit>,
+}
+
+impl Asked {
+    /// What is left of its body where it was not read, if that has to be read before an answer.
+    pub(super) fn unread(&self) -> Option<Upload> {
+        self.upload.clone().filter(|_| self.two)
+    }
 }
 
 /// What came of reading a request.
@@ -121,11 +132,19 @@ impl Exchange {
             let what = "A WebSocket is not carried for this target: what is said in it would not be judged. Use requests instead.";
             return Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await);
         }
-        let (mut body, mut room) = match self.collect(&mut body).await {
+        let streams = may_stream(&self.legs, tongue, websocket);
+        let (collected, mut room) = match self.collect(&mut body, streams).await {
             Ok(collected) => collected,
             Err(no) => {
                 drain(&mut body, two).await;
                 return Err(no);
+            }
+        };
+        let (mut body, upload) = match collected {
+            Collected::Whole(body) => (body, None),
+            Collected::Begun(begun) => {
+                let most = self.legs.settings().max_upload;
+                (Bytes::new(), Some(Upload::new(begun, body, most)))
             }
         };
         if matches!(tongue, Tongue::Dialect(_)) {
@@ -149,13 +168,16 @@ impl Exchange {
             Tongue::Plain | Tongue::Grpc => None,
             Tongue::Dialect(dialect) => dialect.obliged(),
         };
-        let (call, spellings) = self.call(head, body).await?;
+        let outgoing = upload.clone().map_or(Outgoing::Whole(body), Outgoing::Upload);
+        let (call, spellings) = self.call(head, outgoing).await?;
         let call = call.obliging(obliged);
         Ok(Read::Asked(Box::new(Asked {
             call,
             meanings,
             spellings,
             sent,
+            upload,
+            two,
             is_head,
             websocket,
             process,
@@ -163,13 +185,15 @@ impl Exchange {
         })))
     }
 
-    /// Judges and sends a request that was read.
+    /// Judges and sends a request that was read, or begun.
     pub(super) async fn judged_and_sent(&self, asked: Asked, waiting: &mut Waiting) -> Result<Answer, No> {
         let Asked {
             call,
             meanings,
             spellings,
             sent,
+            upload,
+            two: _,
             is_head,
             websocket,
             process,
@@ -210,6 +234,7 @@ impl Exchange {
             along,
             is_head,
             sent,
+            upload: upload.clone(),
             dialect: None,
             spellings,
             until,
@@ -236,9 +261,11 @@ impl Exchange {
                     .map_err(|withheld| withheld_from(id, withheld))
             }
             Err(error) => {
-                let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the target did not answer");
-                outcome.bytes_up = sent;
+                let outcome = Outcome::bare(OutcomeStatus::Failed, "the target did not answer");
                 owed.finish(outcome);
+                if let Some(why) = upload.and_then(|upload| upload.stopped()) {
+                    return Err(stopped_upload(why, id, &self.legs));
+                }
                 Err(self.unreachable(&error, id))
             }
         }
@@ -354,7 +381,7 @@ impl Exchange {
     }
 
     /// The request with the real credential, and what it means.
-    async fn call(&self, head: Head, body: Bytes) -> Result<(Call, Option<Spellings>), No> {
+    async fn call(&self, head: Head, body: Outgoing) -> Result<(Call, Option<Spellings>), No> {
         let credential = match self.legs.credential().map(inject::read) {
             None => None,
             Some(Ok(credential)) => Some(credential),
@@ -374,8 +401,12 @@ impl Exchange {
         Ok((call, spellings))
     }
 
-    /// The whole body, within bounds.
-    async fn collect(&self, body: &mut Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), No> {
+    /// The whole body, within bounds; `streams`: or the beginning of one that is larger.
+    async fn collect(
+        &self,
+        body: &mut Incoming,
+        streams: bool,
+    ) -> Result<(Collected, Vec<OwnedSemaphorePermit>), No> {
         let most = self.legs.settings().max_body;
         let too_large = || {
             let shown = if most.is_multiple_of(1 << 20) {
@@ -389,7 +420,13 @@ impl Exchange {
                 "Send it in smaller parts, or ask whoever runs the agent for a larger `max_body` of the target.",
             )
         };
+        if streams && is_too_long(body, &self.legs) {
+            return Err(No(self.session.refuse(None, too_long(&self.legs)).await, None));
+        }
         if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
+            if streams {
+                return Ok((Collected::Begun(Bytes::new()), Vec::new()));
+            }
             return Err(No(self.session.refuse(None, too_large()).await, None));
         }
         let (mut whole, mut room) = (BytesMut::new(), Vec::new());
@@ -402,6 +439,10 @@ impl Exchange {
             // Trailers of a request say nothing that the agent carries.
             let Ok(piece) = frame.into_data() else { continue };
             if whole.len().saturating_add(piece.len()) > most {
+                if streams {
+                    whole.extend_from_slice(&piece);
+                    return Ok((Collected::Begun(whole.freeze()), room));
+                }
                 return Err(No(self.session.refuse(None, too_large()).await, None));
             }
             match reserve(&self.legs.bodies(), piece.len()) {
@@ -410,7 +451,7 @@ impl Exchange {
             }
             whole.extend_from_slice(&piece);
         }
-        Ok((whole.freeze(), room))
+        Ok((Collected::Whole(whole.freeze()), room))
     }
 
     /// A body without its content coding.

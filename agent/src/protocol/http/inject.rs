@@ -97,13 +97,13 @@ impl Injected {
         matches!(self, Self::Signature(_))
     }
 
-    /// Puts it into a request's head, last: what signs covers all that is there.
+    /// Puts it into a request's head, last: what signs covers all that is there. `body`: `None` where it is not read.
     pub(super) fn into_head(
         self,
         line: (&Method, &str),
         target: &mut PathAndQuery,
         headers: &mut HeaderMap,
-        body: &[u8],
+        body: Option<&[u8]>,
     ) {
         match self {
             Self::Signature(signing) => {
@@ -165,7 +165,7 @@ mod tests {
             (&Method::GET, "h"),
             &mut target,
             &mut headers,
-            b"",
+            Some(b""),
         );
         (target.as_str().to_owned(), headers)
     }

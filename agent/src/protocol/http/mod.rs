@@ -28,6 +28,7 @@ mod sigv4;
 mod target;
 mod trace;
 mod uncoded;
+mod uploads;
 mod waiting;
 mod websocket;
 

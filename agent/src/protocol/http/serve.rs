@@ -107,6 +107,11 @@ impl Legs {
         }
     }
 
+    /// Whether the target is spoken to over TLS.
+    pub(super) const fn is_tls(&self) -> bool {
+        self.tls
+    }
+
     pub(super) const fn credential(&self) -> Option<&Credential> {
         self.credential.as_ref()
     }

@@ -23,6 +23,8 @@ const TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 const CONTENT: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 /// The body has chunks without signatures, and a checksum behind them.
 const UNSIGNED_TRAILER: &str = "STREAMING-UNSIGNED-PAYLOAD-TRAILER";
+/// The body is covered by no signature, only by TLS; S3 takes that.
+const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 /// What a signature in the query consists of.
 const PRESIGNED: [&str; 7] = [
     "x-amz-algorithm",
@@ -61,7 +63,7 @@ impl Signing {
         (method, authority): (&Method, &str),
         target: &mut PathAndQuery,
         headers: &mut HeaderMap,
-        body: &[u8],
+        body: Option<&[u8]>,
         now: OffsetDateTime,
     ) {
         let kept = headers
@@ -73,9 +75,12 @@ impl Signing {
         }
         unsign(target);
         let date = stamp(now);
-        let content = match &kept {
-            Some(_) => UNSIGNED_TRAILER.to_owned(),
-            None => data_encoding::HEXLOWER.encode(digest::digest(&digest::SHA256, body).as_ref()),
+        let content = match (&kept, body) {
+            (Some(_), _) => UNSIGNED_TRAILER.to_owned(),
+            (None, None) => UNSIGNED.to_owned(),
+            (None, Some(body)) => {
+                data_encoding::HEXLOWER.encode(digest::digest(&digest::SHA256, body).as_ref())
+            }
         };
         let mut put = |name: HeaderName, value: &[u8], secret: bool| {
             if let Ok(mut value) = HeaderValue::from_bytes(value) {
@@ -342,7 +347,7 @@ mod tests {
             (&Method::PUT, "b.example:9000"),
             &mut target,
             &mut headers,
-            b"body",
+            Some(b"body"),
             now,
         );
         assert_eq!(target.as_str(), "/a?x=1&list-type=2&y");

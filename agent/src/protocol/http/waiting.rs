@@ -13,7 +13,7 @@ use crate::model::Refusal;
 use crate::session::{AgentSpeech, Answer, Meanwhile};
 
 use super::dialect::{Aloud, Held};
-use super::exchange::{Asked, Exchange, No};
+use super::exchange::{Asked, DRAIN_TIME, DRAINED, Exchange, No};
 use super::refusal::{self, Tongue};
 
 /// Between two signs of life.
@@ -66,10 +66,17 @@ pub(super) async fn carried(exchange: Arc<Exchange>, asked: Asked, tongue: Tongu
         tongue,
         told: Some(told),
     };
+    let unread = asked.unread();
     let mut rest: Rest = Box::pin(async move {
         match exchange.judged_and_sent(asked, &mut waiting).await {
             Ok(answer) => answer,
-            Err(No(refusal, status)) => refusal::answer(&refusal, status, &waiting.tongue),
+            Err(No(refusal, status)) => {
+                if let Some(unread) = unread {
+                    // Who sends slowly is answered all the same.
+                    let _in_time = tokio::time::timeout(DRAIN_TIME, unread.drain(DRAINED)).await;
+                }
+                refusal::answer(&refusal, status, &waiting.tongue)
+            }
         }
     });
     tokio::select! {

@@ -20,7 +20,7 @@ use hyper::{Response, StatusCode};
 use crate::config::Unreadable;
 use crate::mask::{MaskPlan, Maskable, Masked, NoData};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
-use crate::session::{Answer, InFlight, Piece, Recording, Unkeepable};
+use crate::session::{Answer, InFlight, Piece, Recording, Unkeepable, Upload};
 
 use super::call::essence;
 use super::dialect::Dialect;
@@ -59,6 +59,8 @@ pub(super) struct Owed {
     pub(super) is_head: bool,
     /// Bytes of its body.
     pub(super) sent: u64,
+    /// The body, where it was not read.
+    pub(super) upload: Option<Upload>,
     pub(super) dialect: Option<Box<dyn Dialect>>,
     /// The real credential that went with it.
     pub(super) spellings: Option<Spellings>,
@@ -78,7 +80,13 @@ impl Owed {
     }
 
     /// Records one outcome for every operation.
-    pub(super) fn finish(self, outcome: Outcome) {
+    pub(super) fn finish(self, mut outcome: Outcome) {
+        outcome.bytes_up = self.sent;
+        if let Some(upload) = &self.upload {
+            outcome.bytes_up = upload.sent();
+            outcome.detail.push_str("; ");
+            outcome.detail.push_str(&upload.note());
+        }
         for further in self.along {
             further.outcome.finish(outcome.clone());
         }
@@ -218,7 +226,6 @@ async fn bodiless(
         ""
     };
     let mut outcome = outcome(status, note);
-    outcome.bytes_up = owed.sent;
     outcome.masked = counts;
     owed.finish(outcome);
     Ok(Answer::head(head))
@@ -244,8 +251,7 @@ pub(super) fn handshake(
 }
 
 pub(super) fn withhold(owed: Owed, what: &str) -> Withheld {
-    let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
-    outcome.bytes_up = owed.sent;
+    let outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
     owed.finish(outcome);
     Withheld {
         reason: format!("The target did it, but its answer is withheld: it has {what}."),
@@ -254,8 +260,7 @@ pub(super) fn withhold(owed: Owed, what: &str) -> Withheld {
 }
 
 fn unrecorded(owed: Owed, error: &Unkeepable) -> Withheld {
-    let mut outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
-    outcome.bytes_up = owed.sent;
+    let outcome = Outcome::bare(OutcomeStatus::Failed, "the answer was withheld");
     owed.finish(outcome);
     Withheld {
         reason: format!("The target did it, but its answer is withheld: {error}."),
@@ -539,7 +544,6 @@ impl Flow {
             outcome.detail.push_str("; ");
             outcome.detail.push_str(&beside);
         }
-        outcome.bytes_up = owed.sent;
         outcome.bytes_down = self.shown;
         let echoed = self.echoed + self.redact.as_ref().map_or(0, |redact| redact.count);
         if echoed > 0 {
