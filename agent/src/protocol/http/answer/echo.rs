@@ -113,6 +113,20 @@ impl Redact {
         out
     }
 
+    /// Takes it out of bytes that are whole; `None` where it is not in them.
+    pub(super) fn whole(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        self.spellings.find(bytes)?;
+        let (mut out, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
+        while let Some((at, length)) = self.spellings.find(rest) {
+            out.extend_from_slice(rest.get(..at)?);
+            out.extend_from_slice(REDACTED);
+            rest = rest.get(at + length..)?;
+            self.count += 1;
+        }
+        out.extend_from_slice(rest);
+        Some(out)
+    }
+
     /// The body is complete: the rest.
     pub(super) fn finish(&mut self) -> BytesMut {
         self.held.split()

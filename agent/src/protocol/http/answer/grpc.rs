@@ -14,6 +14,7 @@ use crate::mask::MaskPlan;
 use crate::model::MaskCounts;
 
 use super::super::escapes::{Format, masked_text};
+use super::echo::Redact;
 
 /// Largest message, in bytes: what gRPC's own libraries take unless told otherwise.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
@@ -46,6 +47,7 @@ impl Messages {
         piece: &[u8],
         plan: &MaskPlan,
         counts: &mut MaskCounts,
+        mut redact: Option<&mut Redact>,
         out: &mut BytesMut,
     ) -> Result<(), &'static str> {
         self.waiting.extend_from_slice(piece);
@@ -62,7 +64,12 @@ impl Messages {
                 _ => return Err("a message of gRPC is compressed in a way that Interdict does not know"),
             };
             let plain = unpacked.as_deref().unwrap_or(message);
-            let (masked, seen) = whole(plain, plan, counts);
+            let (masked, seen) = Reading {
+                plan,
+                counts,
+                redact: redact.as_deref_mut(),
+            }
+            .whole(plain);
             self.blind += u64::from(!seen);
             out.put_u8(0);
             out.put_u32(u32::try_from(masked.len()).unwrap_or(u32::MAX));
@@ -111,55 +118,72 @@ fn gunzip(message: &[u8]) -> Result<Vec<u8>, &'static str> {
 
 /// A whole message masked, and whether it could be looked into.
 pub(super) fn whole(message: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> (Vec<u8>, bool) {
-    let read = fields(message, plan, counts, 0);
-    let seen = read.is_some() || std::str::from_utf8(message).is_ok();
-    let masked = read.unwrap_or_else(|| message.to_vec());
-    (as_text(masked, false, plan, counts), seen)
+    let redact = None;
+    Reading { plan, counts, redact }.whole(message)
 }
 
-/// What came out of one reading, masked as text where it is text, or `always`.
-fn as_text(bytes: Vec<u8>, always: bool, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
-    if !always && std::str::from_utf8(&bytes).is_err() {
-        return bytes;
-    }
-    let mut found = MaskCounts::default();
-    let masked = masked_text(&bytes, Format::Text, plan, &mut found);
-    if found.total() == 0 {
-        return bytes;
-    }
-    counts.merge(&found);
-    masked.to_vec()
+/// How messages are read.
+struct Reading<'a> {
+    plan: &'a MaskPlan,
+    counts: &'a mut MaskCounts,
+    /// What takes the real credential out: within a field, so that the lengths around it follow.
+    redact: Option<&'a mut Redact>,
 }
 
-/// The fields of a message, masked; `None` where the bytes are no message from end to end.
-fn fields(mut bytes: &[u8], plan: &MaskPlan, counts: &mut MaskCounts, depth: usize) -> Option<Vec<u8>> {
-    if depth > MAX_DEPTH || !is_message(bytes) {
-        return None;
+impl Reading<'_> {
+    fn whole(&mut self, message: &[u8]) -> (Vec<u8>, bool) {
+        let read = self.fields(message, 0);
+        let seen = read.is_some() || std::str::from_utf8(message).is_ok();
+        let masked = read.unwrap_or_else(|| message.to_vec());
+        (self.as_text(masked, false), seen)
     }
-    let mut out = Vec::with_capacity(bytes.len());
-    while !bytes.is_empty() {
-        let field = Field::read(bytes)?;
-        let (head, rest) = bytes.split_at_checked(field.head)?;
-        let (content, rest) = rest.split_at_checked(field.length)?;
-        bytes = rest;
-        if !field.delimited {
-            out.extend_from_slice(head);
-            out.extend_from_slice(content);
-            continue;
+
+    /// What came out of one reading, masked as text where it is text, or `always`.
+    fn as_text(&mut self, mut bytes: Vec<u8>, always: bool) -> Vec<u8> {
+        if always || std::str::from_utf8(&bytes).is_ok() {
+            let mut found = MaskCounts::default();
+            let masked = masked_text(&bytes, Format::Text, self.plan, &mut found);
+            if found.total() > 0 {
+                self.counts.merge(&found);
+                bytes = masked.to_vec();
+            }
         }
-        // Deeper than is followed: lengths within it make it no text, and values in it are found all the same.
-        let too_deep = depth == MAX_DEPTH && is_message(content);
-        let read = fields(content, plan, counts, depth + 1).unwrap_or_else(|| content.to_vec());
-        let masked = as_text(read, too_deep, plan, counts);
-        if masked == content {
-            out.extend_from_slice(head);
-        } else {
-            out.extend_from_slice(head.get(..field.tag)?);
-            put_varint(&mut out, u64::try_from(masked.len()).ok()?);
-        }
-        out.extend_from_slice(&masked);
+        let redacted = self.redact.as_deref_mut().and_then(|redact| redact.whole(&bytes));
+        redacted.unwrap_or(bytes)
     }
-    Some(out)
+
+    /// The fields of a message, masked; `None` where the bytes are no message from end to end.
+    fn fields(&mut self, mut bytes: &[u8], depth: usize) -> Option<Vec<u8>> {
+        if depth > MAX_DEPTH || !is_message(bytes) {
+            return None;
+        }
+        let mut out = Vec::with_capacity(bytes.len());
+        while !bytes.is_empty() {
+            let field = Field::read(bytes)?;
+            let (head, rest) = bytes.split_at_checked(field.head)?;
+            let (content, rest) = rest.split_at_checked(field.length)?;
+            bytes = rest;
+            if !field.delimited {
+                out.extend_from_slice(head);
+                out.extend_from_slice(content);
+                continue;
+            }
+            // Deeper than is followed: lengths within it make it no text, and values in it are found all the same.
+            let too_deep = depth == MAX_DEPTH && is_message(content);
+            let read = self
+                .fields(content, depth + 1)
+                .unwrap_or_else(|| content.to_vec());
+            let masked = self.as_text(read, too_deep);
+            if masked == content {
+                out.extend_from_slice(head);
+            } else {
+                out.extend_from_slice(head.get(..field.tag)?);
+                put_varint(&mut out, u64::try_from(masked.len()).ok()?);
+            }
+            out.extend_from_slice(&masked);
+        }
+        Some(out)
+    }
 }
 
 fn is_message(mut bytes: &[u8]) -> bool {
@@ -248,6 +272,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::echo::Spellings;
     use super::*;
     use crate::mask::MaskEngine;
 
@@ -304,6 +329,52 @@ mod tests {
     }
 
     #[test]
+    fn an_echoed_credential_is_cut_out_and_the_lengths_around_it_follow() {
+        let echo = |secret: &str| {
+            let inner = [
+                field(1, format!("Bearer {secret}, ada@example.com").as_bytes()),
+                vec![0x10, 7],
+            ]
+            .concat();
+            [
+                field(3, &inner),
+                field(4, b"\xff\xfe"),
+                field(5, &[&[0xff], secret.as_bytes()].concat()),
+            ]
+            .concat()
+        };
+        let long = format!("the-real-key-{}", "x".repeat(200));
+        for secret in ["the-real-key", &long] {
+            let mut redact = Redact::new(Spellings::new(secret.as_bytes(), None).expect("long"));
+            let (mut messages, mut out) = (Messages::new(false), BytesMut::new());
+            let frames = [framed(&echo(secret)), framed(&echo("another"))].concat();
+            for piece in frames.chunks(7) {
+                let counts = &mut MaskCounts::default();
+                messages
+                    .push(piece, &plan(), counts, Some(&mut redact), &mut out)
+                    .expect("read");
+            }
+            assert!(messages.is_complete());
+            let masked = |secret: &str| {
+                let inner = [
+                    field(1, format!("Bearer {secret}, a***@e***.com").as_bytes()),
+                    vec![0x10, 7],
+                ]
+                .concat();
+                [
+                    field(3, &inner),
+                    field(4, b"\xff\xfe"),
+                    field(5, &[&[0xff], secret.as_bytes()].concat()),
+                ]
+                .concat()
+            };
+            let expected = [framed(&masked("[credential]")), framed(&masked("another"))].concat();
+            assert_eq!(out.to_vec(), expected);
+            assert_eq!(redact.count, 2);
+        }
+    }
+
+    #[test]
     fn compressed_messages_are_unpacked_and_the_unknown_stops() {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packer.write_all(&field(1, b"ada@example.com")).expect("packed");
@@ -312,7 +383,7 @@ mod tests {
         frame[0] = 1;
         let push = |gzip, bytes: &[u8]| {
             let mut out = BytesMut::new();
-            let result = Messages::new(gzip).push(bytes, &plan(), &mut MaskCounts::default(), &mut out);
+            let result = Messages::new(gzip).push(bytes, &plan(), &mut MaskCounts::default(), None, &mut out);
             result.map(|()| out.to_vec())
         };
         assert_eq!(push(true, &frame), Ok(framed(&field(1, b"a***@e***.com"))));
@@ -331,7 +402,7 @@ mod tests {
             let run = |pieces: [&[u8]; 2]| {
                 let (mut messages, mut out) = (Messages::new(false), BytesMut::new());
                 for piece in pieces {
-                    messages.push(piece, &plan(), &mut MaskCounts::default(), &mut out).expect("read");
+                    messages.push(piece, &plan(), &mut MaskCounts::default(), None, &mut out).expect("read");
                 }
                 assert!(messages.is_complete());
                 out.to_vec()

@@ -74,7 +74,14 @@ impl Masker {
         }
     }
 
-    fn push(&mut self, piece: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Result<BytesMut, Stop> {
+    /// `redact` for what has to take the credential out itself; other bodies are looked through behind the mask.
+    fn push(
+        &mut self,
+        piece: &[u8],
+        plan: &MaskPlan,
+        counts: &mut MaskCounts,
+        redact: Option<&mut Redact>,
+    ) -> Result<BytesMut, Stop> {
         let mut out = BytesMut::new();
         match self {
             Self::Text(text) => {
@@ -115,10 +122,10 @@ impl Masker {
                 let first = first.clone();
                 self.settle(&first, false, plan)?;
                 if !matches!(self, Self::Unknown(_)) {
-                    return self.push(&first, plan, counts);
+                    return self.push(&first, plan, counts, redact);
                 }
             }
-            Self::Messages(messages) => messages.push(piece, plan, counts, &mut out)?,
+            Self::Messages(messages) => messages.push(piece, plan, counts, redact, &mut out)?,
             Self::Binary => out.extend_from_slice(piece),
             Self::Done(_) => return Err("it goes on behind its end"),
         }
@@ -141,7 +148,7 @@ impl Masker {
         if let Self::Unknown(first) = self {
             let first = std::mem::take(first);
             self.settle(&first, true, plan)?;
-            out = self.push(&first, plan, counts)?;
+            out = self.push(&first, plan, counts, None)?;
         }
         match std::mem::replace(self, Self::Done(String::new())) {
             Self::Text(text) => {
@@ -205,13 +212,13 @@ impl Maskable for Next<'_> {
     type Output = Result<Bytes, Stop>;
 
     fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> Self::Output {
-        let Self(masker, redact, piece) = self;
+        let Self(masker, mut redact, piece) = self;
         let out = match piece {
-            Some(piece) => masker.push(piece, plan, counts),
+            Some(piece) => masker.push(piece, plan, counts, redact.as_deref_mut()),
             None => masker.finish(plan, counts),
         }?;
         // Last, when escapes are undone.
-        let Some(redact) = redact else {
+        let Some(redact) = redact.filter(|_| !matches!(masker, Masker::Messages(_))) else {
             return Ok(out.freeze());
         };
         let mut shown = redact.push(&out);
