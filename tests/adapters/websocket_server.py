@@ -1,19 +1,25 @@
-"""A WebSocket server over TLS: echoes, and says things of its own. Arguments: certificate, key. First line: the port."""
+"""A WebSocket server over TLS: echoes, and says things of its own. Arguments: certificate, key. First line: the port; then a
+line for each close that it was told, with the code."""
 import asyncio
 import ssl
 import sys
 
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
 
 
 async def talk(connection):
     await connection.send("hello ada@example.com")
     await connection.send(["one ada@exam", "ple.com", " in parts"])
     await connection.send(b"\x00\x01 binary \xff")
-    async for message in connection:
-        if message == "bye":
-            return await connection.close(1000, "bye ada@example.com")
-        await connection.send(f"you said {message}" if isinstance(message, str) else message)
+    try:
+        while True:
+            message = await connection.recv()
+            if message == "bye":
+                return await connection.close(1000, "bye ada@example.com")
+            await connection.send(f"you said {message}" if isinstance(message, str) else message)
+    except ConnectionClosed as closed:
+        print("closed", closed.rcvd and closed.rcvd.code, flush=True)
 
 
 async def main():

@@ -1,7 +1,7 @@
 //! HTTP end to end: unchanged clients under `interdict run`, nginx behind, consent by another person.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -197,8 +197,8 @@ fn what_needs_consent_is_done_once_somebody_consents() {
 }
 
 /// A server and a client of `tests/adapters` with the agent between them: what the client prints, and the records.
-/// Also every session as it is replayed.
-fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, String) {
+/// Also every session as it is replayed, and what the server says of its own.
+fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, [String; 2]) {
     let dir = tempfile::tempdir().expect("temp dir");
     certificates(dir.path()).expect("certificates");
     let adapter = |part: &str| repository().join(format!("tests/adapters/{name}_{part}.py"));
@@ -208,10 +208,9 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, String) {
         .stdout(Stdio::piped())
         .spawn()
         .expect("server");
-    let mut line = String::new();
-    BufReader::new(server.stdout.take().expect("output"))
-        .read_line(&mut line)
-        .expect("port");
+    let (mut line, mut heard) = (String::new(), String::new());
+    let mut output = BufReader::new(server.stdout.take().expect("output"));
+    output.read_line(&mut line).expect("port");
     let port = line.trim();
     let issuer = Oidc::start().expect("issuer");
     let config = format!(
@@ -233,6 +232,7 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, String) {
     let seen = agent.run(Some(&alice), &client).expect("run");
     server.kill().expect("ended");
     server.wait().expect("ended");
+    output.read_to_string(&mut heard).expect("read");
     assert_eq!(seen.status, 0, "{}{}", seen.out, seen.err);
     let lines = seen.out.lines().map(str::to_owned).collect();
     let records = agent.records().expect("records");
@@ -246,8 +246,8 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, String) {
         assert_eq!(shown.status, 0, "{}", shown.err);
         shown.out
     });
-    let replayed = replayed.collect();
-    (lines, records, replayed)
+    let replayed: String = replayed.collect();
+    (lines, records, [replayed, heard])
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn messages_of_a_websocket_are_judged_one_way_and_masked_the_other() {
         @id("no-drops") @reason("Nothing is dropped.") forbid (principal, action == Action::"http.websocket", resource)
         when { context.http.method == "MESSAGE" && context has input && context.input.text.hasTag("op") &&
                context.input.text.getTag("op") == "drop" };"#;
-    let (mut lines, records, replayed) = adapters("websocket", rules);
+    let (mut lines, records, [replayed, heard]) = adapters("websocket", rules);
     // At the level full: messages both ways, each of them one.
     for part in [
         "    < hello a***@e***.com\n    < one \n    < a***@e***.com in \n    < parts\n    < (no detector reads it: 11 bytes in all",
@@ -324,6 +324,8 @@ fn messages_of_a_websocket_are_judged_one_way_and_masked_the_other() {
         closed.starts_with("1008 Nothing is dropped. [policy no-drops] [reference "),
         "{closed}"
     );
+    // The target is told too.
+    assert_eq!(heard, "closed 1008\n");
     let said = |text: &str, verdict: &str| {
         let shown = |r: &&Value| r["verdict"] == verdict && r["text"].to_string().contains(text);
         records.iter().filter(shown).count()

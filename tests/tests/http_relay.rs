@@ -226,6 +226,38 @@ fn what_could_be_read_in_two_ways_is_refused() {
     assert!(records.contains("could be read in two ways"), "{records}");
 }
 
+/// Clients that can have a WebSocket over HTTP/2 use HTTP/1.1 where a server does not say that it takes one.
+#[test]
+fn a_websocket_over_http2_is_not_offered_and_not_carried() {
+    let Some(relay) = relay("a_websocket_over_http2", true) else {
+        return;
+    };
+    let authority = relay.url("").replace("https://", "");
+    let out = std::process::Command::new(interdict_tests::python())
+        .arg(interdict_tests::tools::repository().join("tests/adapters/h2_connect.py"))
+        .args([relay.port.to_string(), authority])
+        .arg(relay.ca())
+        .output()
+        .expect("run");
+    let (seen, error) = (
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr),
+    );
+    let mut lines = seen.lines();
+    // PROTOCOL_ERROR, for the stream or the connection (RFC 8441, 3).
+    let websocket = lines.next().unwrap_or_default();
+    assert!(
+        websocket.starts_with("False None ") && websocket.ends_with(" 1"),
+        "{seen}{error}"
+    );
+    let tunnel = lines.next().unwrap_or_default();
+    assert!(
+        tunnel.starts_with("False 405 ") || tunnel.starts_with("False None "),
+        "{seen}{error}"
+    );
+    assert!(relay.target.log().expect("log").is_empty());
+}
+
 #[test]
 fn the_first_event_is_not_delayed() {
     let Some(relay) = relay("the_first_event", true) else {

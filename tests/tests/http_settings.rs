@@ -61,6 +61,64 @@ fn bounds_of_a_target_are_kept_and_explained() {
 }
 
 #[test]
+fn what_no_detector_reads_passes_or_is_withheld() {
+    if !can_serve_http("what_no_detector_reads") {
+        return;
+    }
+    let small: Vec<u8> = (0..=255).collect();
+    let large = small.repeat(2000);
+    for (choice, passes) in [
+        ("", true),
+        ("unreadable = \"pass\"\n", true),
+        ("unreadable = \"refuse\"\n", false),
+    ] {
+        let relay = relay(&format!("[target.http]\n{choice}"), "");
+        relay.target.file("small", &small).expect("file");
+        relay.target.file("large", &large).expect("file");
+        relay.target.file("text", b"a text").expect("file");
+        for version in ["--http1.1", "--http2"] {
+            let get = |path: &str| {
+                relay
+                    .curl(path, &[version, "-w", "%{http_code}"])
+                    .output()
+                    .expect("curl")
+            };
+            let text = get("/file/text").stdout;
+            assert_eq!(String::from_utf8_lossy(&text), "a text200");
+            let whole = get("/file/small").stdout;
+            // In pieces, it has begun before it is known.
+            let pieces = get("/file/large?step=5000");
+            if passes {
+                assert_eq!(whole, [small.as_slice(), b"200"].concat());
+                assert!(pieces.stdout == [large.as_slice(), b"200"].concat());
+            } else {
+                let told = String::from_utf8_lossy(&whole).into_owned();
+                assert!(
+                    told.contains("no detector reads its format") && told.ends_with("502"),
+                    "{told}"
+                );
+                assert!(
+                    told.contains("Interdict could not reach the target") || told.contains("withheld"),
+                    "{told}"
+                );
+                assert!(
+                    !pieces.status.success() && pieces.stdout.len() < 10,
+                    "{:?}",
+                    pieces.stdout
+                );
+            }
+        }
+        let records = relay.records().expect("records").concat();
+        let said = if passes {
+            "200: not looked into"
+        } else {
+            "the answer was cut off, no detector reads its format"
+        };
+        assert!(records.contains(said), "{choice}: {records}");
+    }
+}
+
+#[test]
 fn an_old_version_of_tls_is_not_spoken_where_it_is_not_enough() {
     if !can_serve_http("an_old_version_of_tls") {
         return;

@@ -28,6 +28,8 @@ use sent::{Message, Reader, Sent, TOO_LARGE};
 
 /// How long both sides may take to change the protocol, and the target to say goodbye.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a target may take to answer the agent's goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Bytes that are read at once.
 const CHUNK: usize = 16 * 1024;
 /// Largest payload of a control frame.
@@ -130,7 +132,7 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
             }
         }
     };
-    let mut outcome = match (ended, &said) {
+    let mut outcome = match (&ended, &said) {
         (_, Some(goodbye)) => Outcome::bare(
             OutcomeStatus::Failed,
             format!("101: closed with {}", goodbye.code),
@@ -138,7 +140,12 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
         (Ok(()), None) => Outcome::bare(OutcomeStatus::Completed, "101"),
         (Err(why), None) => Outcome::bare(OutcomeStatus::Failed, format!("101: {why}")),
     };
-    if let Some(goodbye) = said {
+    let broken = ended.err().map(|why| Goodbye {
+        code: BROKEN,
+        reason: why.to_owned(),
+    });
+    if let Some(goodbye) = said.or(broken) {
+        up.say(&goodbye).await;
         down.say(&goodbye).await;
     }
     if let Some(kept) = &mut down.kept {
@@ -206,10 +213,20 @@ impl Up {
                 Err(goodbye) => break Some(goodbye),
             }
         };
-        if let Err(error) = self.to.shutdown().await {
+        if said.is_none()
+            && let Err(error) = self.to.shutdown().await
+        {
             tracing::debug!(%error, "target was gone");
         }
         said
+    }
+
+    /// Closes the target's side in the agent's own words; why is nothing that it has to know.
+    async fn say(&mut self, goodbye: &Goodbye) {
+        self.to.say(AgentSpeech::status(sent::closing(goodbye.code)));
+        if let Err(error) = self.to.shutdown().await {
+            tracing::debug!(%error, "target was gone");
+        }
     }
 
     /// Judges and forwards what is complete; whether more may come.
@@ -294,6 +311,14 @@ impl Down {
         if let Err(error) = self.to.shutdown().await {
             tracing::debug!(%error, "process was gone");
         }
+        // What the target answers to its own goodbye is for nobody; closed on it, it might not see that.
+        let rest = async {
+            let mut buffer = BytesMut::new();
+            while matches!(self.from.read_buf(&mut buffer).await, Ok(1..)) {
+                buffer.clear();
+            }
+        };
+        let _in_time = tokio::time::timeout(GOODBYE, rest).await;
     }
 
     async fn run(&mut self) -> Result<(), &'static str> {
@@ -326,7 +351,9 @@ impl Down {
                 break Ok(());
             }
         };
-        if let Err(error) = self.to.shutdown().await {
+        if ended.is_ok()
+            && let Err(error) = self.to.shutdown().await
+        {
             tracing::debug!(%error, "process was gone");
         }
         ended

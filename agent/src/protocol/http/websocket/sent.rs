@@ -163,6 +163,13 @@ struct Head {
     key: [u8; 4],
 }
 
+/// The frame with which a client closes.
+pub(super) fn closing(code: u16) -> Bytes {
+    let mut out = BytesMut::new();
+    frame(CLOSE, &code.to_be_bytes(), &mut out);
+    out.freeze()
+}
+
 /// Appends one frame, as a client writes it: masked with a key that nobody can foresee (RFC 6455, 5.3).
 fn frame(opcode: u8, payload: &[u8], out: &mut BytesMut) {
     out.put_u8(opcode | 0x80);
