@@ -119,7 +119,8 @@ pub fn can_speak_mcp_v2(test: &str) -> bool {
     let there = node.is_ok_and(|status| status.success())
         && tool("mcp/node/node_modules/@modelcontextprotocol/client").exists()
         && tool("mcp/venv/bin/python").exists()
-        && tool("mcp/rust/debug/interdict-mcp-client").exists();
+        && tool("mcp/rust/debug/interdict-mcp-client").exists()
+        && tool("mcp/rust/debug/interdict-mcp-tasks").exists();
     or_skip(
         test,
         there,

@@ -201,7 +201,7 @@ fn npm(place: &str, packages: &[&str]) -> Result<()> {
     )
 }
 
-/// The client on the Rust SDK, built into `target/tools/mcp/rust` (two minutes the first time).
+/// The client and the server on the Rust SDK, built into `target/tools/mcp/rust` (a minute or two the first time).
 fn rust_mcp_client() -> Result<()> {
     let place = tools().join("mcp/rust");
     let build = || {
@@ -214,7 +214,7 @@ fn rust_mcp_client() -> Result<()> {
         return build();
     }
     step(
-        "a client on the Rust SDK of MCP into target/tools/mcp/rust (a minute or two)",
+        "a client and a server on the Rust SDK of MCP into target/tools/mcp/rust (a minute or two)",
         build,
     )
 }
