@@ -3,10 +3,14 @@
 
 #[path = "mcp/asked.rs"]
 mod asked;
+#[path = "mcp/listening.rs"]
+mod listening;
 #[path = "mcp/pending.rs"]
 mod pending;
 #[path = "mcp/stateless.rs"]
 mod stateless;
+#[path = "mcp/tasks.rs"]
+mod tasks;
 #[path = "mcp/tools.rs"]
 mod tools;
 #[path = "mcp/world.rs"]

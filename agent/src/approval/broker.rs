@@ -205,6 +205,32 @@ impl Broker {
         }
     }
 
+    /// A request as it stands, for who asked.
+    ///
+    /// # Errors
+    /// Where there is none, or the store or the log fails.
+    pub async fn standing(&self, ticket: &Ticket, now: Timestamp) -> Result<Request, BrokerError> {
+        Ok(self.fresh(ticket, now).await?.request)
+    }
+
+    /// Ends a request that nobody has decided yet: who asked does not want it any more. What was decided stays.
+    ///
+    /// # Errors
+    /// Where there is none, or the store or the log fails.
+    pub async fn withdraw(&self, ticket: &Ticket, now: Timestamp) -> Result<(), BrokerError> {
+        for _attempt in 0..ATTEMPTS {
+            let kept = self.fresh(ticket, now).await?;
+            if kept.request.state != RequestState::Open {
+                return Ok(());
+            }
+            if self.ended(kept, ApprovalStep::Withdrawn).await? {
+                self.inner.decided.notify_waiters();
+                return Ok(());
+            }
+        }
+        Err(BrokerError::Contended)
+    }
+
     /// The newest requests; only those that wait or can be used unless `all`.
     ///
     /// # Errors
@@ -335,13 +361,19 @@ impl Broker {
 
     /// Marks a request whose time is over, unless somebody changed it in the meantime.
     async fn expire(&self, kept: Kept) -> Result<(), BrokerError> {
+        self.ended(kept, ApprovalStep::Expired).await.map(drop)
+    }
+
+    /// Marks a request that nobody can decide or use any more; `false` where somebody changed it in the meantime.
+    async fn ended(&self, kept: Kept, how: ApprovalStep) -> Result<bool, BrokerError> {
         let mut request = kept.request.clone();
         request.state = RequestState::Expired;
         let stored = request.clone();
-        if self.stored(move |store| store.replace(&kept, &stored)).await? {
-            self.note(&request, None, ApprovalStep::Expired).await?;
+        let done = self.stored(move |store| store.replace(&kept, &stored)).await?;
+        if done {
+            self.note(&request, None, how).await?;
         }
-        Ok(())
+        Ok(done)
     }
 
     async fn get(&self, ticket: &Ticket) -> Result<Kept, BrokerError> {

@@ -8,7 +8,7 @@ use crate::audit::{AuditLog, Event};
 use crate::config::ApprovalConfig;
 use crate::model::{
     Digest, Environment, Fingerprint, IssuerName, OperationId, Principal, PrincipalKind, Protocol, Target,
-    TargetName, Timestamp,
+    TargetName, Ticket, Timestamp,
 };
 
 use super::*;
@@ -94,6 +94,7 @@ fn steps(audit: &AuditLog) -> Vec<&'static str> {
             ApprovalStepName::Denied { .. } => "denied",
             ApprovalStepName::Rejected { .. } => "rejected",
             ApprovalStepName::Expired => "expired",
+            ApprovalStepName::Withdrawn => "withdrawn",
             ApprovalStepName::Used => "used",
         },
         _ => "other",
@@ -278,6 +279,35 @@ async fn requests_survive_a_restart_and_end() {
     );
 }
 
+#[tokio::test]
+async fn who_asked_can_withdraw_what_nobody_decided() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let audit = AuditLog::in_memory();
+    let broker = broker(dir.path(), &audit);
+    let open = async |text: &str| {
+        let opened = broker.open(&ask(text, &[&["dba"]], 1), NOW).await;
+        opened.expect("opened")
+    };
+    let standing = async |ticket: &Ticket| broker.standing(ticket, NOW).await.expect("there").state;
+    let (first, second) = (open("x").await, open("y").await);
+    assert_eq!(standing(&first).await, RequestState::Open);
+    broker.withdraw(&first, NOW).await.expect("open");
+    broker.withdraw(&first, NOW).await.expect("nothing to do");
+    assert_eq!(standing(&first).await, RequestState::Expired);
+    let late = broker
+        .vote(&first, &voter("dora", &["dba"]), approve(), NOW)
+        .await;
+    assert!(late.is_err(), "{late:?}");
+    broker
+        .vote(&second, &voter("dora", &["dba"]), approve(), NOW)
+        .await
+        .expect("counted");
+    broker.withdraw(&second, NOW).await.expect("it stays");
+    assert_eq!(standing(&second).await, RequestState::Approved);
+    let withdrawn = steps(&audit).into_iter().filter(|step| *step == "withdrawn");
+    assert_eq!(withdrawn.count(), 1);
+}
+
 /// Two people approve at the same moment through two agents: both votes count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn votes_at_the_same_time_all_count() {
@@ -434,7 +464,7 @@ fn rules() {
     let check =
         |state: RequestState, by: Principal, votes: &[&str], vote: &Vote, expected: Result<(), &str>| {
             let request = Request {
-                ticket: crate::model::Ticket::from_random(7),
+                ticket: Ticket::from_random(7),
                 state,
                 operation: String::new(),
                 principal: "corp/alice".into(),

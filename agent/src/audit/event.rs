@@ -117,6 +117,8 @@ pub enum ApprovalStep {
     },
     /// Nobody decided in time.
     Expired,
+    /// Who asked does not want it any more.
+    Withdrawn,
     /// The consent was used.
     Used,
 }

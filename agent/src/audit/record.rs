@@ -486,6 +486,7 @@ impl Record {
             ApprovalStep::Denied { comment } => ("approval.denied", comment.clone()),
             ApprovalStep::Rejected { reason } => ("approval.rejected", reason.clone()),
             ApprovalStep::Expired => ("approval.expired", String::new()),
+            ApprovalStep::Withdrawn => ("approval.withdrawn", String::new()),
             ApprovalStep::Used => ("approval.used", String::new()),
         };
         self.kind = kind.into();

@@ -170,6 +170,7 @@ const fn step_name(step: &ApprovalStep) -> &'static str {
         ApprovalStep::Denied { .. } => "denied",
         ApprovalStep::Rejected { .. } => "rejected",
         ApprovalStep::Expired => "expired",
+        ApprovalStep::Withdrawn => "withdrawn",
         ApprovalStep::Used => "used",
     }
 }

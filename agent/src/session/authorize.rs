@@ -408,8 +408,10 @@ impl Session {
         Ok(match broker.wait(&ticket, patience).await? {
             Answer::Granted(consent) => Asked::Granted(consent),
             Answer::Pending => Asked::Refused(pending(need, ticket)),
-            Answer::Denied { by, comment } => Asked::Refused(not_approved(need, ticket, &by, &comment)),
-            Answer::Expired => Asked::Refused(expired(need, ticket)),
+            Answer::Denied { by, comment } => {
+                Asked::Refused(not_approved(&need.policies, ticket, &by, &comment))
+            }
+            Answer::Expired => Asked::Refused(expired(&need.policies, ticket)),
         })
     }
 
@@ -596,7 +598,7 @@ fn refused_by(denial: Denial) -> Ruling {
     Ruling::Refuse(denial_refusal(denial), bundle)
 }
 
-fn denial_refusal(denial: Denial) -> Refusal {
+pub(in crate::session) fn denial_refusal(denial: Denial) -> Refusal {
     let Denial {
         policies,
         reason,
@@ -637,7 +639,12 @@ fn pending(need: &ApprovalNeed, ticket: Ticket) -> Refusal {
     )
 }
 
-fn not_approved(need: &ApprovalNeed, ticket: Ticket, by: &str, comment: &str) -> Refusal {
+pub(in crate::session) fn not_approved(
+    policies: &[PolicyId],
+    ticket: Ticket,
+    by: &str,
+    comment: &str,
+) -> Refusal {
     let comment = if comment.is_empty() {
         String::new()
     } else {
@@ -648,17 +655,17 @@ fn not_approved(need: &ApprovalNeed, ticket: Ticket, by: &str, comment: &str) ->
         RefusalKind::ApprovalDenied { ticket },
         reason,
         "Talk to the approver.".into(),
-        &need.policies,
+        policies,
     )
 }
 
-fn expired(need: &ApprovalNeed, ticket: Ticket) -> Refusal {
+pub(in crate::session) fn expired(policies: &[PolicyId], ticket: Ticket) -> Refusal {
     let reason = format!("Nobody decided {ticket} in time.");
     with_policies(
         RefusalKind::ApprovalDenied { ticket },
         reason,
         "Send it again to ask again.".into(),
-        &need.policies,
+        policies,
     )
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
-use http_body_util::{BodyExt, BodyStream};
+use http_body_util::{BodyExt, BodyStream, Limited};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -229,6 +229,24 @@ fn frame(piece: Piece) -> Frame<Bytes> {
     }
 }
 
+/// The content of an answer that is kept until the process asks for it, as it would have been shown.
+#[derive(Debug, Clone)]
+pub struct Kept(Bytes);
+
+impl Kept {
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing but white space.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.0.trim_ascii().is_empty()
+    }
+}
+
 /// What the process is answered: masked content, or a refusal.
 #[derive(Debug)]
 #[must_use = "an answer is there to be given"]
@@ -281,6 +299,26 @@ impl Answer {
     pub fn say(speech: AgentSpeech, (status, headers): (StatusCode, HeaderMap)) -> Self {
         let body = speech.into_bytes();
         let mut response = Response::new(AnswerBody(Content::Whole((!body.is_empty()).then_some(body))));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Self(response)
+    }
+
+    /// Keeps the content instead of giving it; `None` where it breaks off, or is larger than `most` bytes.
+    pub async fn keep(self, most: usize) -> Option<Kept> {
+        let whole = Limited::new(self.0.into_body(), most).collect().await;
+        whole.ok().map(|whole| Kept(whole.to_bytes()))
+    }
+
+    /// What was kept, between words of the agent's own.
+    pub fn kept(
+        (before, kept, behind): (AgentSpeech, Option<Kept>, AgentSpeech),
+        (status, headers): (StatusCode, HeaderMap),
+    ) -> Self {
+        let mut whole = BytesMut::from(before.into_bytes());
+        whole.extend_from_slice(&kept.map(|kept| kept.0).unwrap_or_default());
+        whole.extend_from_slice(&behind.into_bytes());
+        let mut response = Response::new(AnswerBody(Content::Whole(Some(whole.freeze()))));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Self(response)

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::audit::{Event, JudgedAs, OperationEvent, Scene};
 use crate::config::{Mode, TargetConfig};
 use crate::identity::Binding;
-use crate::model::{Offer, Operation};
+use crate::model::{Digest, Offer, Operation, OperationId, RecordingLevel, Refusal};
 use crate::policy::Decision;
 
+use super::authorize::denial_refusal;
 use super::open::{Rooms, Session};
 
 /// The policies as they bear on a session, for offers that nobody took yet. Cheap to clone.
@@ -15,6 +17,7 @@ pub struct Prospects {
     rooms: Arc<Rooms>,
     binding: Arc<Binding>,
     target: Arc<TargetConfig>,
+    scene: Arc<Scene>,
 }
 
 impl Session {
@@ -25,6 +28,7 @@ impl Session {
             rooms: Arc::clone(&self.rooms),
             binding: Arc::clone(&self.binding),
             target: Arc::clone(&self.target),
+            scene: Arc::clone(&self.scene),
         }
     }
 }
@@ -44,20 +48,59 @@ impl Prospects {
     }
 
     /// Whether something that the target asks of the process is permitted. Nobody can be asked for consent to it: what
-    /// needs some is not. In observe mode everything is.
+    /// needs some is not. What is not permitted is recorded. In observe mode everything is permitted.
     #[must_use]
-    pub fn permits(&self, operation: &Operation) -> bool {
+    pub fn permits(&self, operation: Operation) -> bool {
         if self.observes() {
             return true;
         }
         let now = crate::clock::now();
-        let Ok(principal) = self.binding.current(now) else {
-            return false;
+        let (refusal, bundle) = match self.binding.current(now) {
+            Err(refusal) => (refusal, None),
+            Ok(principal) => {
+                let engine = self.rooms.policies.current();
+                let denial = match engine.decide(&operation, &principal, &self.target.target, None, now) {
+                    Decision::Allow(_) => return true,
+                    Decision::Deny(denial) => denial,
+                    Decision::NeedsApproval(need) => need.as_denial(),
+                };
+                let bundle = denial.bundle;
+                (denial_refusal(denial), Some(bundle))
+            }
         };
-        let engine = self.rooms.policies.current();
-        match engine.decide(operation, &principal, &self.target.target, None, now) {
-            Decision::Allow(_) => true,
-            Decision::Deny(_) | Decision::NeedsApproval(_) => false,
+        self.record(Some(Arc::new(operation)), &refusal, bundle);
+        false
+    }
+
+    /// Records that something of the target is not passed on that was not understood as an operation.
+    pub fn refuse(&self, refusal: &Refusal) {
+        self.record(None, refusal, None);
+    }
+
+    /// Records a refusal from where nothing can be awaited; it stays one where that fails.
+    fn record(&self, operation: Option<Arc<Operation>>, refusal: &Refusal, bundle: Option<Digest>) {
+        let (recording, degraded) = match self.rooms.audit.has_room() {
+            Ok(()) => (self.target.recording, false),
+            Err(_full) => (RecordingLevel::Metadata, true),
+        };
+        let event = OperationEvent {
+            id: OperationId::new(),
+            operation,
+            judged: JudgedAs::Refused {
+                policies: refusal.policies.clone(),
+                reason: refusal.reason.clone(),
+                kind: refusal.kind.name(),
+                ticket: None,
+            },
+            bundle,
+            recording,
+            degraded,
+            trace: None,
+        };
+        let scene = Arc::clone(&self.scene);
+        match self.rooms.audit.promise() {
+            Ok(slot) => slot.send(Event::Operation { scene, event }),
+            Err(error) => tracing::error!(%error, "a refusal could not be recorded"),
         }
     }
 

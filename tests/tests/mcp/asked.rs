@@ -1,5 +1,6 @@
 //! What a server asks its client: judged, and masked.
 
+use interdict_tests::world::kinds;
 use serde_json::{Value, json};
 
 use crate::stateless::{clients, there};
@@ -11,7 +12,7 @@ fn a_server_asks_only_for_what_is_permitted() {
         return;
     }
     let world = World::new("mcp_server_v2.mjs", "mcp/node/node_modules", "hold = \"1s\"", "");
-    std::fs::write(world.dir.path().join("description.asks"), "").expect("written");
+    world.switch("asks");
     let [mut typescript, ..] = clients(&world.url());
     typescript.extend(["2026-07-28".into(), r#"{"elicitation":{},"sampling":{}}"#.into()]);
     let command: Vec<&str> = typescript.iter().map(String::as_str).collect();
@@ -32,13 +33,24 @@ fn a_server_asks_only_for_what_is_permitted() {
         "{told}"
     );
     client.end();
-    let records: String = world
-        .agent
-        .records()
-        .expect("records")
-        .iter()
-        .map(Value::to_string)
-        .collect();
+    let records = world.agent.records().expect("records");
+    let of = |action: &str| {
+        let of = move |record: &&Value| record["actions"][0] == action;
+        kinds(&records, "operation").find(of).cloned()
+    };
+    let asked = of("mcp.sampling.create").expect("a record of its own");
+    assert_eq!(asked["verdict"], "refused", "{asked}");
+    assert_eq!(asked["policies"][0], "no-sampling", "{asked}");
+    assert!(
+        asked.to_string().contains("Who is a***@e***.com?"),
+        "masked: {asked}"
+    );
+    assert!(
+        of("mcp.elicitation.create").is_none(),
+        "what is permitted has none"
+    );
+    world.agent.verify().expect("verified");
+    let records = world.recorded();
     assert!(
         records.contains("questions of the server not passed on: 1 (\\\"sampling/createMessage\\\")"),
         "{records}"

@@ -38,10 +38,24 @@ impl Server {
         certificates(dir).expect("certificates");
         let log = dir.join("calls");
         std::fs::write(&log, "").expect("written");
-        let mut child = Command::new("node")
-            .arg(adapter(script))
+        let mut node = Command::new("node");
+        node.arg(adapter(script))
             .args([dir.join("server.crt"), dir.join("server.key"), log.clone()])
-            .args([tool(modules), dir.join("description")])
+            .args([tool(modules), dir.join("description")]);
+        Self::run(node, log)
+    }
+
+    /// One on the Rust SDK, which makes a task of each call; without TLS.
+    pub(crate) fn of_tasks(dir: &Path) -> Self {
+        let log = dir.join("calls");
+        std::fs::write(&log, "").expect("written");
+        let mut server = Command::new(tool("mcp/rust/debug/interdict-mcp-tasks"));
+        server.arg(&log);
+        Self::run(server, log)
+    }
+
+    fn run(mut command: Command, log: PathBuf) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -142,6 +156,7 @@ pub(crate) struct World {
     pub(crate) alice: PathBuf,
     pub(crate) olga: PathBuf,
     _issuer: Oidc,
+    scheme: &'static str,
 }
 
 impl World {
@@ -149,12 +164,28 @@ impl World {
     pub(crate) fn new(script: &str, modules: &str, approval: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let server = Server::start(dir.path(), script, modules);
+        let ca = dir.path().join("ca.crt").display().to_string();
+        let more = format!("ca_file = \"{ca}\"\n{more}");
+        Self::around((dir, server), "https", (approval, &more))
+    }
+
+    /// Around a server on the Rust SDK that makes a task of each call.
+    pub(crate) fn of_tasks(approval: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let server = Server::of_tasks(dir.path());
+        Self::around((dir, server), "http", (approval, "tls = \"disabled\"\n"))
+    }
+
+    fn around(
+        (dir, server): (tempfile::TempDir, Server),
+        scheme: &'static str,
+        (approval, more): (&str, &str),
+    ) -> Self {
         let issuer = Oidc::start().expect("issuer");
         let config = format!(
             "[approval]\n{approval}\n[[target]]\nname = \"tools\"\nprotocol = \"mcp\"\n\
-             addresses = [\"localhost:{}\"]\nca_file = \"{}\"\n{more}",
-            server.port,
-            dir.path().join("ca.crt").display()
+             addresses = [\"localhost:{}\"]\n{more}",
+            server.port
         );
         let policies = dir.path().join("policies");
         std::fs::create_dir(&policies).expect("made");
@@ -175,11 +206,12 @@ impl World {
             alice,
             olga,
             _issuer: issuer,
+            scheme,
         }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("https://localhost:{}/mcp", self.server.port)
+        format!("{}://localhost:{}/mcp", self.scheme, self.server.port)
     }
 
     pub(crate) fn client(&self, command: &[&str]) -> Client {
@@ -187,10 +219,28 @@ impl World {
     }
 
     pub(crate) fn approve(&self, ticket: &str) {
+        self.decide(&["approve", ticket]);
+    }
+
+    /// What the owner says of a request.
+    pub(crate) fn decide(&self, what: &[&str]) {
         let olga = self.olga.display().to_string();
-        let approve = ["approvals", "approve", ticket, "--token-file", &olga];
-        let approved = self.agent.interdict(&approve).expect("approve");
-        assert_eq!(approved.status, 0, "{}{}", approved.out, approved.err);
+        let words = [&["approvals"], what, &["--token-file", &olga]].concat();
+        let decided = self.agent.interdict(&words).expect("decided");
+        assert_eq!(decided.status, 0, "{}{}", decided.out, decided.err);
+    }
+
+    /// What there is in the records, in one text.
+    pub(crate) fn recorded(&self) -> String {
+        let records = self.agent.records().expect("records");
+        records.iter().map(Value::to_string).collect()
+    }
+
+    /// A file beside the server that changes what it does.
+    pub(crate) fn switch(&self, what: &str) -> PathBuf {
+        let path = self.dir.path().join(format!("description.{what}"));
+        std::fs::write(&path, "").expect("written");
+        path
     }
 }
 

@@ -17,6 +17,7 @@ use crate::session::Prospects;
 use super::answer::mask_event;
 use super::escapes::{Format, Unescape, masked_text, unescaped};
 pub use super::kept::Conceals;
+use super::later::Later;
 
 /// What a target speaks; one value for all its connections, so it may remember (behind a lock of its own).
 pub trait Speaks: Debug + Send + Sync {
@@ -139,6 +140,16 @@ pub trait Dialect: Debug + Send {
     /// The body that is judged and forwarded in place of the one that came: without what was for the agent. Asked for
     /// once, behind the request.
     fn body(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Where it is about an answer that is kept, or its own is kept. Asked for once, behind the request.
+    fn later(&mut self) -> Option<Later> {
+        None
+    }
+
+    /// The fields that go in the place of those that came. Asked for once, behind the request.
+    fn fields(&mut self) -> Option<HeaderMap> {
         None
     }
 

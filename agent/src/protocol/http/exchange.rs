@@ -19,6 +19,7 @@ use super::call::Call;
 use super::dialect::{self, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
 use super::inject::{self, Injected};
+use super::later::{After, Shelf};
 use super::refusal::{self, Tongue};
 use super::screen::{Head, Place, Wrong, host, screen};
 use super::serve::Legs;
@@ -66,6 +67,8 @@ pub(super) struct Asked {
     is_head: bool,
     websocket: bool,
     process: OnUpgrade,
+    /// Where the answer is kept; `None`: it is given.
+    pub(super) shelf: Option<Arc<dyn Shelf>>,
     _room: Vec<OwnedSemaphorePermit>,
 }
 
@@ -151,6 +154,7 @@ impl Exchange {
             body = self.uncoded(&mut head, body, &mut room).await?;
         }
         let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let mut shelf = None;
         let meanings = match tongue {
             Tongue::Plain | Tongue::Grpc => Vec::new(),
             Tongue::Dialect(dialect) => {
@@ -158,8 +162,17 @@ impl Exchange {
                 if let Some(words) = dialect.own() {
                     return Ok(Read::Answered(refusal::own(words)));
                 }
+                if let Some(later) = dialect.later() {
+                    match self.later(later, meanings.last()).await {
+                        After::Answered(answer) => return Ok(Read::Answered(answer)),
+                        After::Runs(place) => shelf = Some(place),
+                    }
+                }
                 if let Some(other) = dialect.body() {
                     body = other.into();
+                }
+                if let Some(other) = dialect.fields() {
+                    head.headers = other;
                 }
                 meanings
             }
@@ -181,6 +194,7 @@ impl Exchange {
             is_head,
             websocket,
             process,
+            shelf,
             _room: room,
         })))
     }
@@ -197,6 +211,7 @@ impl Exchange {
             is_head,
             websocket,
             process,
+            shelf: _,
             _room,
         } = asked;
         let operation = Arc::clone(call.operation());

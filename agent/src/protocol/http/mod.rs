@@ -2,7 +2,8 @@
 //!
 //! `serve` opens a connection (`greet`: TLS with the process; `target`: the connection to the target), `exchange`
 //! carries one request: `framing` and `screen` refuse what could be read in two ways, `call` says what it means (with a
-//! `dialect`, where the target speaks one), and what comes back is masked by `answer`, or by `websocket`.
+//! `dialect`, where the target speaks one), and what comes back is masked by `answer`, or by `websocket`. `waiting` tells a
+//! process that its request waits, `later` keeps an answer until it is asked for.
 
 mod answer;
 mod call;
@@ -16,6 +17,7 @@ pub(crate) mod fuzz;
 mod greet;
 mod inject;
 mod kept;
+pub mod later;
 mod path;
 mod pinned;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::session::{AgentSpeech, Answer, Meanwhile};
 
 use super::dialect::{Aloud, Held};
 use super::exchange::{Asked, DRAIN_TIME, DRAINED, Exchange, No};
+use super::later::apart;
 use super::refusal::{self, Tongue};
 
 /// Between two signs of life.
@@ -28,6 +29,11 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// Nobody hears that it waits.
+    pub(super) const fn in_silence(tongue: Tongue) -> Self {
+        Self { tongue, told: None }
+    }
+
     /// The request for consent is open.
     pub(super) fn held(&mut self, pending: &Refusal, usual: Duration) -> Duration {
         let Tongue::Dialect(dialect) = &mut self.tongue else {
@@ -60,7 +66,10 @@ pub(super) async fn stopped(stop: Option<Arc<Notify>>) {
 
 /// Carries a request that was read to its answer. Where it has to wait and the dialect has words for that, the answer
 /// begins with them. Dropping the future, or the answer's body, forwards nothing that was not forwarded yet.
-pub(super) async fn carried(exchange: Arc<Exchange>, asked: Asked, tongue: Tongue) -> Answer {
+pub(super) async fn carried(exchange: Arc<Exchange>, mut asked: Asked, tongue: Tongue) -> Answer {
+    if let Some(shelf) = asked.shelf.take() {
+        return apart(exchange, asked, tongue, shelf).await;
+    }
     let (told, hears) = oneshot::channel();
     let mut waiting = Waiting {
         tongue,

@@ -1,5 +1,7 @@
 //! What a message asks for: an action, the facts that policies read, and words for people.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::json::{TooMuch, canonical, facts};
@@ -126,6 +128,15 @@ impl Call {
         })
     }
 
+    /// The task that it is about.
+    pub(super) fn task(&self) -> Option<&str> {
+        let id = self
+            .input
+            .get("taskId")
+            .filter(|_| self.action == Action::McpTask);
+        id.and_then(Value::as_str)
+    }
+
     /// The operation, for a server at `place` (whatever tells servers apart). `said` is the digest of what the tool that
     /// is called says of itself: consent to it is consent to that.
     pub(super) fn operation(
@@ -157,13 +168,14 @@ impl Call {
         } else {
             &self.method
         };
-        let mut text = format!("{method} {} {canonical}", self.subject);
-        if let Some((cut, _)) = text.char_indices().nth(SHOWN) {
-            text.truncate(cut);
-            text.push('…');
+        let text = shortened(format!("{method} {} {canonical}", self.subject));
+        let mut actions = BTreeSet::from([self.action]);
+        if self.method == "tasks/update" {
+            // It answers what the server asked for a task.
+            actions.insert(Action::McpAnswer);
         }
         Ok(Operation {
-            actions: [self.action].into(),
+            actions,
             fingerprint: Fingerprint(Digest::of_fields(&parts)),
             facts: Facts::Mcp(McpFacts {
                 method: self.method.clone(),
@@ -176,6 +188,15 @@ impl Call {
             parameters: Vec::new(),
         })
     }
+}
+
+/// A text as records show it, before it is masked.
+pub(super) fn shortened(mut text: String) -> String {
+    if let Some((cut, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
 }
 
 /// What a method does. The empty method is an answer to the server.

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
+use super::tasks::EXTENSION;
+
 /// Sessions that are remembered; beyond it the memory starts anew, and clients are asked nothing.
 const MAX_SESSIONS: usize = 4096;
 /// How ids of the agent's own requests to a client begin.
@@ -18,18 +20,26 @@ pub(super) struct Abilities {
     pub(super) form: bool,
     /// To open a link.
     pub(super) url: bool,
+    /// To ask for a task until it is done.
+    pub(super) tasks: bool,
 }
 
 impl Abilities {
     /// From `capabilities`. An empty `elicitation` means forms (MCP 2025-11-25, "Elicitation").
     pub(super) fn of(capabilities: Option<&Value>) -> Self {
+        let extension = capabilities.and_then(|c| c.get("extensions")?.get(EXTENSION));
+        let tasks = extension.is_some_and(Value::is_object);
         let Some(Value::Object(elicitation)) = capabilities.and_then(|c| c.get("elicitation")) else {
-            return Self::default();
+            return Self {
+                tasks,
+                ..Self::default()
+            };
         };
         let url = elicitation.contains_key("url");
         Self {
             form: elicitation.contains_key("form") || !url,
             url,
+            tasks,
         }
     }
 
@@ -160,17 +170,20 @@ mod tests {
 
     #[test]
     fn what_a_client_can_be_asked() {
-        for (capabilities, form, url) in [
-            (json!({}), false, false),
-            (json!({"elicitation": {}}), true, false),
-            (json!({"elicitation": {"form": {}}}), true, false),
-            (json!({"elicitation": {"url": {}}}), false, true),
-            (json!({"elicitation": {"url": {}, "form": {}}}), true, true),
-            (json!({"elicitation": true}), false, false),
+        let tasks = |settings: Value| json!({"extensions": {EXTENSION: settings}});
+        for (capabilities, form, url, tasks) in [
+            (json!({}), false, false, false),
+            (json!({"elicitation": {}}), true, false, false),
+            (json!({"elicitation": {"form": {}}}), true, false, false),
+            (json!({"elicitation": {"url": {}}}), false, true, false),
+            (json!({"elicitation": {"url": {}, "form": {}}}), true, true, false),
+            (json!({"elicitation": true}), false, false, false),
+            (tasks(json!({})), false, false, true),
+            (tasks(json!(false)), false, false, false),
         ] {
             assert_eq!(
                 Abilities::of(Some(&capabilities)),
-                Abilities { form, url },
+                Abilities { form, url, tasks },
                 "{capabilities}"
             );
         }

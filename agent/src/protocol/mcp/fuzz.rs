@@ -20,6 +20,15 @@ impl Looks for EveryOther {
         self.0 = self.0.wrapping_add(1);
         self.0.is_multiple_of(2)
     }
+
+    fn hears(&mut self, _uri: &str) -> bool {
+        self.0 = self.0.wrapping_add(1);
+        self.0.is_multiple_of(2)
+    }
+
+    fn edits(&mut self, _message: &mut Value) -> bool {
+        false
+    }
 }
 
 struct Everything;
@@ -31,6 +40,14 @@ impl Looks for Everything {
 
     fn passes(&mut self, _method: &str, _params: Option<&Value>, _id: Option<&Value>) -> bool {
         true
+    }
+
+    fn hears(&mut self, _uri: &str) -> bool {
+        true
+    }
+
+    fn edits(&mut self, _message: &mut Value) -> bool {
+        false
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn agree(headers: &HeaderMap, call: &Call) -> Result<(), Disagrees> {
         let value = decoded(value.to_str().map_err(|_not_text| wrong())?).ok_or_else(wrong)?;
         let right = match name {
             "mcp-method" => value == call.method,
-            "mcp-name" => value == call.subject,
+            "mcp-name" => value == call.task().unwrap_or(&call.subject),
             "mcp-protocol-version" => call.version.as_ref().is_none_or(|version| *version == value),
             // Which argument a field repeats is up to the tool's schema: some argument must have this value.
             _ => call.input.values().any(|argument| has(argument, &value)),

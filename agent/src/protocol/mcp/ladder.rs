@@ -158,7 +158,12 @@ mod tests {
             (true, true, None, Some(Asking::Form)),
             (false, true, None, None),
         ] {
-            assert_eq!(asking(Abilities { form, url }, link, &ticket), best);
+            let can = Abilities {
+                form,
+                url,
+                tasks: false,
+            };
+            assert_eq!(asking(can, link, &ticket), best);
         }
     }
 

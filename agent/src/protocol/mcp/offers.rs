@@ -61,6 +61,12 @@ pub(super) trait Looks {
 
     /// Whether the client may be asked that; `id` is that of a request of its own.
     fn passes(&mut self, method: &str, params: Option<&Value>, id: Option<&Value>) -> bool;
+
+    /// Whether the client hears of the resource `uri`.
+    fn hears(&mut self, uri: &str) -> bool;
+
+    /// Changes what else is not for the client as it came; whether it did.
+    fn edits(&mut self, message: &mut Value) -> bool;
 }
 
 /// Looks at one message of the server. `lists`: whether it may have some.
@@ -85,13 +91,20 @@ pub(super) fn sift(text: &[u8], lists: bool, looks: &mut impl Looks) -> Sifted {
         let passes = asked(one)
             .into_iter()
             .all(|(method, params)| looks.passes(method, params, own));
-        if !passes && own.is_some() {
+        let notification = one.get("method").is_some() && own.is_none();
+        if !passes && (own.is_some() || notification) {
             withheld = true;
+        } else if notification {
+            match told(one, looks) {
+                Some(other) => changed |= other,
+                None => withheld = true,
+            }
         } else if !passes {
             *one = refusal::not_asked(one.get("id"));
             changed = true;
         } else if lists {
             changed |= result(one, looks);
+            changed |= looks.edits(one);
         }
     }
     if withheld {
@@ -101,6 +114,32 @@ pub(super) fn sift(text: &[u8], lists: bool, looks: &mut impl Looks) -> Sifted {
         Sifted::Changed(message)
     } else {
         Sifted::AsIs
+    }
+}
+
+/// A notification without resources that the client does not hear of; whether it is another then. `None`: it is about
+/// one alone.
+fn told(notification: &mut Value, looks: &mut impl Looks) -> Option<bool> {
+    let method = notification
+        .get("method")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    match method {
+        "notifications/resources/updated" => {
+            let uri = notification.pointer("/params/uri").and_then(Value::as_str)?;
+            looks.hears(uri).then_some(false)
+        }
+        "notifications/subscriptions/acknowledged" => {
+            let Some(Value::Array(uris)) =
+                notification.pointer_mut("/params/notifications/resourceSubscriptions")
+            else {
+                return Some(false);
+            };
+            let before = uris.len();
+            uris.retain(|uri| uri.as_str().is_some_and(|uri| looks.hears(uri)));
+            Some(uris.len() != before)
+        }
+        _ => Some(false),
     }
 }
 
@@ -150,6 +189,14 @@ mod tests {
         fn passes(&mut self, method: &str, _params: Option<&Value>, _id: Option<&Value>) -> bool {
             method != "sampling/createMessage"
         }
+
+        fn hears(&mut self, uri: &str) -> bool {
+            !uri.contains("bad")
+        }
+
+        fn edits(&mut self, _message: &mut Value) -> bool {
+            false
+        }
     }
 
     fn through(message: &Value) -> (Sifted, u64) {
@@ -191,6 +238,28 @@ mod tests {
             "nextCursor": "x", "cacheScope": "private", "ttlMs": 5,
         }});
         assert_eq!(shown, wanted);
+    }
+
+    #[test]
+    fn notifications_about_what_is_not_offered_are_left_out() {
+        let updated = |uri: Value| json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": uri}});
+        assert_eq!(through(&updated(json!("note://a"))), (Sifted::AsIs, 0));
+        for uri in [json!("note://bad"), json!(7)] {
+            assert_eq!(through(&updated(uri)), (Sifted::Withheld, 0));
+        }
+        let agreed = |uris: Value| {
+            json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+                   "params": {"notifications": {"toolsListChanged": true, "resourceSubscriptions": uris}}})
+        };
+        let shown = Sifted::Changed(agreed(json!(["note://a"])));
+        assert_eq!(through(&agreed(json!(["note://bad", "note://a"]))), (shown, 0));
+        let task = |method: &str| {
+            json!({"jsonrpc": "2.0", "method": "notifications/tasks", "params": {
+                "taskId": "7", "status": "input_required", "inputRequests": {"a": {"method": method}},
+            }})
+        };
+        assert_eq!(through(&task("elicitation/create")), (Sifted::AsIs, 0));
+        assert_eq!(through(&task("sampling/createMessage")), (Sifted::Withheld, 0));
     }
 
     #[test]

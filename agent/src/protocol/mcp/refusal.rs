@@ -15,6 +15,7 @@ use crate::model::Action;
 
 use super::call::Call;
 use super::ladder::QUESTION;
+use super::tasks::EXTENSION;
 
 /// Under this name the facts stand in `_meta` and `error.data`.
 const META: &str = "interdict.dev/refusal";
@@ -22,23 +23,58 @@ const META: &str = "interdict.dev/refusal";
 /// The answer to a refused call; `None` where the protocol answers nothing.
 pub(super) fn words(call: &Call, refusal: &Refusal) -> Option<Words> {
     let id = call.id.as_ref()?;
-    let facts = facts(refusal);
     let answer = if call.action == Action::McpToolCall {
         let mut result = json!({
             "content": [{"type": "text", "text": told(refusal, "call")}],
             "isError": true,
-            "_meta": {META: facts},
+            "_meta": {META: facts(refusal)},
         });
         if let (true, Some(result)) = (call.stateless, result.as_object_mut()) {
             result.insert("resultType".into(), json!("complete"));
         }
         json!({"jsonrpc": "2.0", "id": id, "result": result})
     } else {
-        let error =
-            json!({"code": code(&refusal.kind), "message": told(refusal, "call"), "data": {META: facts}});
-        json!({"jsonrpc": "2.0", "id": id, "error": error})
+        json!({"jsonrpc": "2.0", "id": id, "error": error(refusal)})
     };
     Some(written(StatusCode::OK, &answer))
+}
+
+/// A refusal as an error of JSON-RPC.
+pub(super) fn error(refusal: &Refusal) -> Value {
+    json!({"code": code(&refusal.kind), "message": told(refusal, "call"), "data": {META: facts(refusal)}})
+}
+
+/// The answer to a call that waits for consent, where the client has tasks.
+pub(super) fn task(id: &Value, refusal: &Refusal, mut task: Value) -> Words {
+    if let Some(task) = task.as_object_mut() {
+        task.insert("_meta".into(), json!({META: facts(refusal)}));
+    }
+    written(
+        StatusCode::OK,
+        &json!({"jsonrpc": "2.0", "id": id, "result": task}),
+    )
+}
+
+/// The client asks for tasks and does not say that it has any (SEP-2663, "Protocol Errors").
+pub(super) fn no_tasks(id: Option<&Value>) -> Words {
+    let wanted = json!({"extensions": {EXTENSION: {}}});
+    let error = json!({
+        "code": -32021, "message": "Missing required client capability", "data": {"requiredCapabilities": wanted},
+    });
+    written(
+        StatusCode::BAD_REQUEST,
+        &json!({"jsonrpc": "2.0", "id": id, "error": error}),
+    )
+}
+
+/// What is JSON already.
+pub(super) const fn in_json(body: Vec<u8>) -> Words {
+    Words {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body,
+        fields: &[],
+    }
 }
 
 /// The answer to a call that waits for consent, where the client can be asked and tries again with the answer.

@@ -3,15 +3,20 @@
 
 use serde_json::Value;
 
-use crate::json::{TooMuch, facts};
+use crate::json::{TooMuch, canonical, facts};
+use crate::mask::MaskPlan;
 use crate::model::{Action, Digest, Facts, Fingerprint, McpFacts, Operation};
+
+use super::call::shortened;
 
 /// The requests in a message of the server, each by its method and parameters.
 pub(super) fn asked(message: &Value) -> Vec<(&str, Option<&Value>)> {
     if let (Some(method), Some(_)) = (message.get("method").and_then(Value::as_str), message.get("id")) {
         return vec![(method, message.get("params"))];
     }
-    let Some(Value::Object(inside)) = message.pointer("/result/inputRequests") else {
+    // In a result (`input_required`, a task), or in a notification about a task.
+    let inside = ["/result/inputRequests", "/params/inputRequests"];
+    let Some(Value::Object(inside)) = inside.iter().find_map(|at| message.pointer(at)) else {
         return Vec::new();
     };
     let one = |request| {
@@ -22,11 +27,15 @@ pub(super) fn asked(message: &Value) -> Vec<(&str, Option<&Value>)> {
     inside.values().map(one).collect()
 }
 
-/// A request of the server as an operation.
+/// A request of the server as an operation. `plan` masks what records show of its parameters; without it they show none.
 ///
 /// # Errors
 /// Where it has too many values to be judged.
-pub(super) fn operation(method: &str, params: Option<&Value>) -> Result<Operation, TooMuch> {
+pub(super) fn operation(
+    method: &str,
+    params: Option<&Value>,
+    plan: Option<&MaskPlan>,
+) -> Result<Operation, TooMuch> {
     let action = match method {
         "sampling/createMessage" => Action::McpSampling,
         "elicitation/create" => Action::McpElicitation,
@@ -36,6 +45,11 @@ pub(super) fn operation(method: &str, params: Option<&Value>) -> Result<Operatio
         _ => Action::McpOther,
     };
     let input = params.map(facts).transpose()?.unwrap_or_default();
+    let mut text = method.to_owned();
+    if let (Some(params), Some(plan)) = (params, plan) {
+        let whole = format!("{method} {}", canonical(params));
+        text = plan.shown(&shortened(whole));
+    }
     Ok(Operation {
         actions: [action].into(),
         facts: Facts::Mcp(McpFacts {
@@ -43,7 +57,7 @@ pub(super) fn operation(method: &str, params: Option<&Value>) -> Result<Operatio
             input,
             ..McpFacts::default()
         }),
-        text: method.to_owned(),
+        text,
         fingerprint: Fingerprint(Digest::of_fields(&[b"mcp server", method.as_bytes()])),
         parameters: Vec::new(),
     })
@@ -86,7 +100,7 @@ mod tests {
             ("vendor/ask", Action::McpOther),
         ] {
             let params = json!({"maxTokens": 5});
-            let operation = operation(method, Some(&params)).expect("small");
+            let operation = operation(method, Some(&params), None).expect("small");
             assert_eq!(operation.actions, [action].into());
             let Facts::Mcp(facts) = operation.facts else {
                 panic!("not MCP")

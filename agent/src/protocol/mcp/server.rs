@@ -7,17 +7,16 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::inventory::Standing;
 use crate::mask::MaskPlan;
 use crate::model::{
-    Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Offer, Operation, Refusal,
-    RefusalKind,
+    Action, Digest, Document, Facts, Fingerprint, MaskCounts, McpFacts, Operation, Refusal, RefusalKind,
 };
 use crate::protocol::http::coded;
 use crate::protocol::http::dialect::{Asked, Cut, Dialect, Held, Speaks, Words, masked_event, masked_json};
+use crate::protocol::http::later::Later;
 use crate::protocol::llm::event::Event;
 use crate::session::Prospects;
 
@@ -25,27 +24,29 @@ use super::call::Call;
 use super::client::{Abilities, Clients, Question, is_no};
 use super::headers::agree;
 use super::ladder::{Asking, LONGEST, ROUND, ROUNDS, aloud, asking, elicitation};
+use super::look::Look;
 use super::message::{Message, MessageError};
-use super::offers::{Looks, Sifted, has_offers, sift};
+use super::offers::{Sifted, has_offers, sift};
 use super::pins::Pins;
+use super::polled::{OfTasks, ours};
 use super::refusal;
-use super::requests;
 use super::state::{self, StateError};
+use super::tasks::Tasks;
 
 /// JSON-RPC: what came is not JSON.
 const PARSE_ERROR: i64 = -32700;
 /// JSON-RPC: what came is no request.
-const INVALID_REQUEST: i64 = -32600;
+pub(super) const INVALID_REQUEST: i64 = -32600;
 /// JSON-RPC: the parameters are wrong.
-const INVALID_PARAMS: i64 = -32602;
+pub(super) const INVALID_PARAMS: i64 = -32602;
 /// MCP 2026-07-28: fields and body disagree.
-const HEADER_MISMATCH: i64 = -32020;
+pub(super) const HEADER_MISMATCH: i64 = -32020;
 
 /// Names a session (MCP up to 2025-11-25).
 const SESSION: &str = "mcp-session-id";
 
-/// In the place of a question of the server that the client may not be asked.
-const NOT_PASSED_ON: &[u8] = b": Interdict did not pass on what the server asked\n\n";
+/// In the place of a question that the client may not be asked, and of a notification that is not for it.
+const NOT_PASSED_ON: &[u8] = b": Interdict did not pass on what the server sent\n\n";
 
 /// A server that speaks MCP.
 #[derive(Debug, Default)]
@@ -55,14 +56,16 @@ pub struct McpServer {
 
 /// What all exchanges with a server share.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     /// Signs what clients bring back; without it they are not asked.
     key: Option<hmac::Key>,
     /// Where people approve.
     link: Option<String>,
     /// Tools as they were accepted.
-    pins: Option<Pins>,
-    clients: Clients,
+    pub(super) pins: Option<Pins>,
+    pub(super) clients: Clients,
+    /// Calls that wait as tasks.
+    pub(super) tasks: Arc<Tasks>,
 }
 
 impl Default for Shared {
@@ -72,6 +75,7 @@ impl Default for Shared {
             link: None,
             pins: None,
             clients: Clients::default(),
+            tasks: Arc::default(),
         }
     }
 }
@@ -117,14 +121,17 @@ impl Speaks for McpServer {
             session: String::new(),
             elsewhere: false,
             not_asked: BTreeSet::new(),
+            unheard: 0,
+            plain: None,
+            tasks: OfTasks::default(),
         })
     }
 }
 
 #[derive(Debug)]
-struct Exchange {
-    shared: Arc<Shared>,
-    call: Option<Call>,
+pub(super) struct Exchange {
+    pub(super) shared: Arc<Shared>,
+    pub(super) call: Option<Call>,
     /// What the client can be asked.
     abilities: Abilities,
     /// Who asks for what; `None` where nobody can be asked about it.
@@ -137,36 +144,42 @@ struct Exchange {
     stop: Arc<Notify>,
     /// The question that is open.
     question: Option<Question>,
-    own: Option<Words>,
-    body: Option<Vec<u8>>,
+    pub(super) own: Option<Words>,
+    pub(super) body: Option<Vec<u8>>,
     /// How the answer is cut.
-    cut: Cut,
+    pub(super) cut: Cut,
     /// Contents of the answer that no detector reads.
-    unseen: u64,
+    pub(super) unseen: u64,
     /// What policies say about offers.
-    prospects: Option<Prospects>,
+    pub(super) prospects: Option<Prospects>,
     /// Whether the answer can have lists of offers.
-    sifts: bool,
+    pub(super) sifts: bool,
     /// Offers that are not shown.
-    left_out: u64,
+    pub(super) left_out: u64,
     /// Tools that are not shown because nobody accepted what they say.
-    held_back: BTreeSet<String>,
+    pub(super) held_back: BTreeSet<String>,
     /// Tools that are shown although they changed.
-    flagged: BTreeSet<String>,
+    pub(super) flagged: BTreeSet<String>,
     /// Where the server is.
-    path: String,
+    pub(super) path: String,
     /// Its session; empty without one.
-    session: String,
+    pub(super) session: String,
     /// Whether the answer goes over another stream (the transport of 2024-11-05).
-    elsewhere: bool,
+    pub(super) elsewhere: bool,
     /// What the server asked the client for, and may not.
-    not_asked: BTreeSet<String>,
+    pub(super) not_asked: BTreeSet<String>,
+    /// Notifications about resources that are not passed on.
+    pub(super) unheard: u64,
+    /// Masks what records show of the server's questions.
+    plain: Option<MaskPlan>,
+    /// What it has to do with tasks.
+    pub(super) tasks: OfTasks,
     /// The code for a refusal that the body itself is the reason of.
-    malformed: Option<i64>,
+    pub(super) malformed: Option<i64>,
 }
 
 impl Exchange {
-    fn wrong(&mut self, code: i64, why: &dyn std::fmt::Display) -> Refusal {
+    pub(super) fn wrong(&mut self, code: i64, why: &dyn std::fmt::Display) -> Refusal {
         self.malformed = Some(code);
         Refusal::new(
             RefusalKind::NotUnderstood,
@@ -177,22 +190,53 @@ impl Exchange {
 }
 
 impl Exchange {
+    /// What a call means; refused where its tool does not say what was accepted.
+    pub(super) fn meaning(
+        &mut self,
+        asked: &Asked<'_>,
+        call: Call,
+        plan: &MaskPlan,
+    ) -> Result<Operation, Refusal> {
+        let place: [&[u8]; 3] = [
+            asked.host.as_bytes(),
+            asked.path.as_bytes(),
+            asked.query.unwrap_or_default().as_bytes(),
+        ];
+        self.elsewhere = self.shared.clients.is_endpoint(asked.path, asked.query);
+        asked.path.clone_into(&mut self.path);
+        let said = match &self.shared.pins {
+            Some(pins) if call.action == Action::McpToolCall => pins.called(asked.path, &call.subject),
+            Some(_) | None => Ok(None),
+        };
+        let observes = self.prospects.as_ref().is_some_and(Prospects::observes);
+        let (said, not_accepted) = match said {
+            Ok(said) => (said, None),
+            Err(refusal) => (None, Some(refusal).filter(|_| !observes)),
+        };
+        let operation = call.operation(&place, said.as_ref(), plan);
+        let agreed = agree(asked.headers, &call);
+        self.sifts = has_offers(&call.method);
+        self.call = Some(call);
+        agreed.map_err(|error| self.wrong(HEADER_MISMATCH, &error))?;
+        let operation = operation.map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
+        not_accepted.map_or(Ok(operation), Err)
+    }
+
     /// A message of the server without offers that are not for this session, and without questions that are not for
     /// this client.
-    fn sifted(&mut self, text: &[u8]) -> Sifted {
+    pub(super) fn sifted(&mut self, text: &[u8]) -> Sifted {
         // Metadata of its authorization is no message.
         let is_mcp = self.call.is_some() || self.sifts;
         let Some(prospects) = self.prospects.clone().filter(|_| is_mcp) else {
             return Sifted::AsIs;
         };
-        sift(
-            text,
-            self.sifts,
-            &mut Look {
-                exchange: self,
-                prospects,
-            },
-        )
+        let (lists, plan) = (self.sifts, self.plain.clone());
+        let mut look = Look {
+            exchange: self,
+            prospects,
+            plan,
+        };
+        sift(text, lists, &mut look)
     }
 
     /// In the place of an answer that cannot be read.
@@ -234,48 +278,6 @@ impl Exchange {
     }
 }
 
-/// Looks at messages of the server for an exchange.
-struct Look<'a> {
-    exchange: &'a mut Exchange,
-    prospects: Prospects,
-}
-
-impl Looks for Look<'_> {
-    fn keeps(&mut self, offer: &Offer, entry: &Map<String, Value>) -> bool {
-        let Self { exchange, prospects } = self;
-        if let (Offer::Tool(name), Some(pins)) = (offer, &exchange.shared.pins) {
-            let standing = pins.listed(&exchange.path, name, entry);
-            match standing {
-                Standing::Accepted => {}
-                Standing::Flagged => drop(exchange.flagged.insert(name.clone())),
-                Standing::New | Standing::Changed => drop(exchange.held_back.insert(name.clone())),
-            }
-            if !standing.passes() && !prospects.observes() {
-                return false;
-            }
-        }
-        let stays = prospects.possible(offer);
-        exchange.left_out = exchange.left_out.saturating_add(u64::from(!stays));
-        stays
-    }
-
-    fn passes(&mut self, method: &str, params: Option<&Value>, id: Option<&Value>) -> bool {
-        let Self { exchange, prospects } = self;
-        let passes = requests::operation(method, params).is_ok_and(|operation| prospects.permits(&operation));
-        if passes {
-            if let Some(id) = id {
-                exchange
-                    .shared
-                    .clients
-                    .server_asked(&exchange.session, id, method);
-            }
-        } else {
-            exchange.not_asked.insert(method.to_owned());
-        }
-        passes
-    }
-}
-
 impl Dialect for Exchange {
     fn foresee(&mut self, prospects: Prospects) {
         self.prospects = Some(prospects);
@@ -292,6 +294,7 @@ impl Dialect for Exchange {
             asked.path.as_bytes(),
             asked.query.unwrap_or_default().as_bytes(),
         ];
+        self.plain = Some(plan.clone());
         text(asked.headers, SESSION)
             .unwrap_or_default()
             .clone_into(&mut self.session);
@@ -333,28 +336,13 @@ impl Dialect for Exchange {
         if let Some(method) = answers {
             call.method = method;
         }
-        self.elsewhere = self.shared.clients.is_endpoint(asked.path, asked.query);
-        asked.path.clone_into(&mut self.path);
-        let said = match &self.shared.pins {
-            Some(pins) if call.action == Action::McpToolCall => pins.called(asked.path, &call.subject),
-            Some(_) | None => Ok(None),
-        };
-        let observes = self.prospects.as_ref().is_some_and(Prospects::observes);
-        let (said, not_accepted) = match said {
-            Ok(said) => (said, None),
-            Err(refusal) => (None, Some(refusal).filter(|_| !observes)),
-        };
-        let operation = call.operation(&place, said.as_ref(), plan);
-        let agreed = agree(asked.headers, &call);
-        self.sifts = has_offers(&call.method);
-        self.call = Some(call);
-        agreed.map_err(|error| self.wrong(HEADER_MISMATCH, &error))?;
-        let operation = operation.map_err(|error| self.wrong(INVALID_PARAMS, &error))?;
-        self.events = accepts_events(asked.headers);
-        if let Some(refusal) = not_accepted {
-            return Err(refusal);
+        if ours(&call).is_some() {
+            return self.polled(asked, (call, body), plan);
         }
+        let operation = self.meaning(asked, call, plan)?;
+        self.events = accepts_events(asked.headers);
         self.meet(asked.headers, &operation)?;
+        self.may_become_a_task(asked, body);
         Ok(vec![operation])
     }
 
@@ -366,11 +354,23 @@ impl Dialect for Exchange {
         self.body.take()
     }
 
+    fn later(&mut self) -> Option<Later> {
+        self.tasks.later.take()
+    }
+
+    fn fields(&mut self) -> Option<HeaderMap> {
+        self.tasks.fields.take()
+    }
+
     fn held(&mut self, pending: &Refusal, usual: Duration) -> Held {
         let silent = |patience| Held {
             patience,
             aloud: None,
         };
+        if self.tasks.can() || self.tasks.turn.is_some() {
+            // It waits as a task.
+            return silent(Duration::ZERO);
+        }
         let Some((call, id)) = self.call.as_ref().and_then(|call| Some((call, call.id.clone()?))) else {
             return silent(usual);
         };
@@ -418,12 +418,16 @@ impl Dialect for Exchange {
             "text/event-stream" => Cut::Events,
             "application/json" => Cut::Whole,
             // Not MCP: metadata, pages, errors of what is in between.
-            _ => Cut::Http,
+            _ if self.tasks.turn.is_none() => Cut::Http,
+            _ => Cut::Whole,
         };
         self.cut
     }
 
     fn response_event(&mut self, event: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
+        if let Some(task) = self.kept(event, plan, counts) {
+            return task;
+        }
         let sifted = match self.cut {
             Cut::Whole => self.sifted_whole(event),
             Cut::Events => self.sifted_event(event),
@@ -455,13 +459,17 @@ impl Dialect for Exchange {
 
 impl Exchange {
     fn words(&self, refusal: &Refusal) -> Option<Words> {
+        if let Some(turn) = &self.tasks.turn {
+            return Some(turn.refusal_words(refusal));
+        }
         match (self.malformed, &self.call) {
             (Some(code), call) => {
                 let id = call.as_ref().and_then(|call| call.id.as_ref());
                 Some(refusal::malformed(id, code, refusal))
             }
             (None, Some(call)) => self
-                .question(call, refusal)
+                .task(call, refusal)
+                .or_else(|| self.question(call, refusal))
                 .or_else(|| refusal::words(call, refusal)),
             (None, None) => None,
         }
@@ -495,6 +503,12 @@ impl Exchange {
             notes.push(format!(
                 "questions of the server not passed on: {}",
                 named(&self.not_asked)
+            ));
+        }
+        if self.unheard > 0 {
+            notes.push(format!(
+                "{} notifications about resources left out that no policy could permit",
+                self.unheard
             ));
         }
         if self.unseen > 0 {

@@ -103,6 +103,19 @@ fn every_method_is_an_action() {
         let message = json!({"jsonrpc": "2.0", "id": "a", "method": method, "params": params});
         assert_eq!(only(post(&message)).actions, [action].into(), "{method}");
     }
+    // It answers what the server asked for a task.
+    let update = json!({"jsonrpc": "2.0", "id": 1, "method": "tasks/update", "params": {"taskId": "7"}});
+    let both = [Action::McpTask, Action::McpAnswer].into();
+    assert_eq!(only(post(&update)).actions, both);
+    let named = |name: &str| {
+        ask(
+            &Method::POST,
+            &[("mcp-name", name)],
+            update.to_string().as_bytes(),
+        )
+        .1
+    };
+    assert!(named("7").is_ok() && named("8").is_err());
     let notification = json!({"jsonrpc": "2.0", "method": "notifications/cancelled"});
     assert_eq!(only(post(&notification)).actions, [Action::McpSession].into());
     let answer = json!({"jsonrpc": "2.0", "id": 3, "result": {"action": "accept"}});
