@@ -44,7 +44,10 @@ function server() {
     structuredContent: { email: "ada@example.com", age: 36 },
   }));
   tool("query", { sql: z.string(), limit: z.number().int().optional() }, async ({ sql }) => done(`ran ${sql}`));
-  tool("remove", { id: z.number() }, async ({ id }) => {
+  tool("remove", { id: z.number() }, async ({ id }, { notify }) => {
+    // Then the answer is a stream.
+    const params = { progressToken: "test", progress: 1, message: "ada@example.com removes" };
+    if (has("holds")) await notify({ method: "notifications/progress", params });
     while (has("holds")) await new Promise((resolve) => setTimeout(resolve, 20));
     return done(`removed ${id}`);
   });

@@ -88,6 +88,7 @@ const NPM_MCP: &[&str] = &[
     "@modelcontextprotocol/client@2.4.0",
     "@modelcontextprotocol/server@2.4.0",
     "@modelcontextprotocol/node@2.1.2",
+    "@modelcontextprotocol/ext-tasks@0.2.2",
     "@modelcontextprotocol/conformance@0.1.13",
     "@modelcontextprotocol/inspector@2.12.0",
 ];

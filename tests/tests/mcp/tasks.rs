@@ -1,9 +1,11 @@
-//! Calls that wait as tasks (`io.modelcontextprotocol/tasks`), with the Rust SDK as the client.
+//! Calls that wait as tasks (`io.modelcontextprotocol/tasks`), with the Rust SDK and the TypeScript SDK's package for tasks as
+//! the clients.
 
+use interdict_tests::tool;
 use serde_json::{Value, json};
 
 use crate::stateless::{clients, start, there};
-use crate::world::{Client, POLICIES, World, is_in_the_table, text, ticket_in};
+use crate::world::{Client, POLICIES, World, adapter, is_in_the_table, text, ticket_in};
 
 const V2: &str = "mcp/node/node_modules";
 
@@ -235,4 +237,51 @@ fn tasks_of_servers_are_masked_and_judged() {
     }
     assert!(!recorded.contains("ada@"), "{recorded}");
     world.agent.verify().expect("verified");
+}
+
+/// What comes behind the states of a task.
+fn ended(client: &mut Client) -> Value {
+    loop {
+        let said = client.next();
+        if said.get("task").is_none() {
+            return said;
+        }
+    }
+}
+
+#[test]
+fn the_typescript_package_for_tasks_waits_until_it_is_approved() {
+    if !there("mcp tasks in TypeScript") {
+        return;
+    }
+    let world = World::new("mcp_server_v2.mjs", V2, "hold = \"20s\"", "");
+    let script = adapter("mcp_client_tasks.mjs").display().to_string();
+    let modules = tool(V2).display().to_string();
+    let mut client = world.client(&["node", &script, &world.url(), &modules]);
+    assert_eq!(client.next(), json!({"tools": ["lookup", "query", "remove"]}));
+    assert_eq!(
+        text(&client.call("query", &json!({"sql": "SELECT 1"}))),
+        "ran SELECT 1"
+    );
+    for (id, decision) in [(1, "approve"), (2, "deny")] {
+        // It takes tasks because the server is said to have them.
+        let waits = client.call("remove", &json!({"id": id}));
+        assert_eq!(waits["task"]["status"], "working", "{waits}");
+        let message = waits["task"]["statusMessage"].as_str().unwrap_or_default();
+        is_in_the_table(message);
+        world.decide(&[decision, &ticket_in(message), "--comment", "not today"]);
+        let said = ended(&mut client);
+        if decision == "approve" {
+            assert_eq!(text(&said), "removed 1", "{said}");
+        } else {
+            assert_eq!(
+                (&said["ended"], &said["code"]),
+                (&json!("failed"), &json!(4031)),
+                "{said}"
+            );
+            is_in_the_table(said["error"].as_str().unwrap_or_default());
+        }
+    }
+    client.end();
+    assert_eq!(world.server.calls(), ["\"query\"", "\"remove\""]);
 }

@@ -82,9 +82,9 @@ impl ServerHandler for Server {
     ) -> Result<ListToolsResult, ErrorData> {
         let schema = json!({"type": "object"}).as_object().cloned().unwrap_or_default();
         let tool = |name| Tool::new(name, "A tool.", Arc::new(schema.clone()));
-        let mut all = ListToolsResult::default();
-        all.tools = ["lookup", "remove", "ask"].map(tool).into();
-        Ok(all)
+        Ok(ListToolsResult::with_all_items(
+            ["lookup", "remove", "ask"].map(tool).into(),
+        ))
     }
 
     async fn call_tool(
