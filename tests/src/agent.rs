@@ -261,7 +261,10 @@ pub fn proxy_of(agent: u32) -> Result<rustix::process::Pid> {
     let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"))?;
     for child in children.split_whitespace() {
         let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        if line.split(|byte| *byte == 0).any(|word| word == b"__proxy") {
+        if line
+            .split(|byte| *byte == 0)
+            .any(|word| word.starts_with(b"__proxy"))
+        {
             return rustix::process::Pid::from_raw(child.parse()?).context("pid");
         }
     }

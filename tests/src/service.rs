@@ -146,6 +146,8 @@ pub struct Manager {
     log: PathBuf,
     /// What it keeps.
     pub kept: Vec<Kept>,
+    /// What the agent is started with beside its configuration.
+    pub more: Vec<String>,
     heard: VecDeque<String>,
     child: Option<Child>,
 }
@@ -165,6 +167,7 @@ impl Manager {
             config: config.to_owned(),
             log: config.with_extension("log"),
             kept: Vec::new(),
+            more: Vec::new(),
             heard: VecDeque::new(),
             child: None,
         })
@@ -199,7 +202,7 @@ impl Manager {
                       for at, n in enumerate(high):\n    os.dup2(n, 3 + at, inheritable=True)\n    os.close(n)\n\
                       os.environ['LISTEN_PID'] = str(os.getpid())\n\
                       os.closerange(3 + len(given), 1024)\n\
-                      os.execv(sys.argv[1], [sys.argv[1], 'serve', '--config', sys.argv[3]])\n";
+                      os.execv(sys.argv[1], [sys.argv[1], 'serve', '--config'] + sys.argv[3:])\n";
         for kept in &self.kept {
             rustix::io::fcntl_setfd(&kept.descriptor, rustix::io::FdFlags::empty())?;
         }
@@ -208,6 +211,7 @@ impl Manager {
             .arg(binary())
             .arg(moves.join(","))
             .arg(&self.config)
+            .args(&self.more)
             .env("NOTIFY_SOCKET", &self.path)
             .env("LISTEN_FDS", self.kept.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
@@ -295,7 +299,22 @@ impl Manager {
         Ok(kill_process(self.pid()?, signal)?)
     }
 
-    fn pid(&self) -> Result<Pid> {
+    /// What was said until now is as if it had not been.
+    pub fn forget_heard(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Whether the agent has said `word`.
+    #[must_use]
+    pub fn has_heard(&self, word: &str) -> bool {
+        self.heard.iter().any(|said| said.contains(word))
+    }
+
+    /// The agent's process: its guard.
+    ///
+    /// # Errors
+    /// Where it was not started.
+    pub fn pid(&self) -> Result<Pid> {
         let id = self.child.as_ref().context("not started")?.id();
         i32::try_from(id).ok().and_then(Pid::from_raw).context("a pid")
     }

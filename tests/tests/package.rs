@@ -86,7 +86,11 @@ const WITHIN: [&str; 9] = [
 fn the_deb_holds_what_is_needed_and_is_the_same_twice() {
     let deb = of(".deb").expect("made");
     let list = output(Command::new("dpkg-deb").arg("-c").arg(deb));
-    for file in WITHIN.iter().chain(&["/lib/systemd/system/interdict.service"]) {
+    let units = [
+        "/lib/systemd/system/interdict.service",
+        "/lib/systemd/system/interdict-proxy.service",
+    ];
+    for file in WITHIN.iter().chain(&units) {
         assert!(
             list.lines().any(|line| line.ends_with(&format!(".{file}"))),
             "{file}\n{list}"
@@ -136,7 +140,7 @@ fn the_deb_is_installed_and_removed_without_a_trace() {
         interdict systemd govern absent --force --print > /dev/null
         getent passwd interdict
         stat -c '%A %U %G %n' /etc/interdict/interdict.toml /var/lib/interdict
-        systemd-analyze --man=no verify interdict.service
+        systemd-analyze --man=no verify interdict.service interdict-proxy.service
         mkdir -p /var/lib/interdict/audit && touch /var/lib/interdict/audit/x
         dpkg -r interdict
         test ! -e /usr/bin/interdict && test -e /etc/interdict/interdict.toml && test -e /var/lib/interdict/audit/x
@@ -164,10 +168,10 @@ fn the_rpm_holds_what_is_needed_and_installs() {
         return skip("the_rpm", "rpmbuild is not installed");
     };
     let list = output(Command::new("rpm").arg("-qlp").arg(rpm));
-    for file in WITHIN
-        .iter()
-        .chain(&["/usr/lib/systemd/system/interdict.service"])
-    {
+    for file in WITHIN.iter().chain(&[
+        "/usr/lib/systemd/system/interdict.service",
+        "/usr/lib/systemd/system/interdict-proxy.service",
+    ]) {
         assert!(list.lines().any(|line| line == *file), "{file}\n{list}");
     }
     let about = output(

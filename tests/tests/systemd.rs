@@ -6,6 +6,9 @@ use std::process::Command;
 
 use interdict_tests::tools::{binary, repository};
 
+/// Guard and proxy.
+const UNITS: [&str; 2] = ["interdict.service", "interdict-proxy.service"];
+
 /// Whether systemd's own checker is here.
 fn can_check(test: &str) -> bool {
     let there = Command::new("systemd-analyze").arg("--version").output().is_ok();
@@ -29,16 +32,17 @@ fn system() -> tempfile::TempDir {
     ] {
         std::fs::create_dir_all(root.join(made)).expect("made");
     }
-    for program in ["usr/bin/interdict", "bin/kill", "usr/bin/mcp"] {
+    for program in ["usr/bin/interdict", "bin/kill", "bin/mkdir", "usr/bin/mcp"] {
         std::fs::copy("/bin/true", root.join(program)).expect("copied");
     }
     std::fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), "").expect("written");
-    let unit = "interdict.service";
-    std::fs::copy(
-        repository().join("deploy/systemd").join(unit),
-        root.join("usr/lib/systemd/system").join(unit),
-    )
-    .expect("copied");
+    for unit in UNITS {
+        std::fs::copy(
+            repository().join("deploy/systemd").join(unit),
+            root.join("usr/lib/systemd/system").join(unit),
+        )
+        .expect("copied");
+    }
     for target in [
         "sysinit",
         "basic",
@@ -76,17 +80,21 @@ fn verify(root: &Path, unit: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_unit_is_one_that_systemd_takes() {
-    if !can_check("the_unit_is_one_that_systemd_takes") {
+fn the_units_are_ones_that_systemd_takes() {
+    if !can_check("the_units_are_ones_that_systemd_takes") {
         return;
     }
     let system = system();
-    assert_eq!(verify(system.path(), "interdict.service"), [] as [&str; 0]);
+    for unit in UNITS {
+        assert_eq!(verify(system.path(), unit), [] as [&str; 0], "{unit}");
+    }
     // The checker does see mistakes.
-    let file = system.path().join("usr/lib/systemd/system/interdict.service");
-    let text = std::fs::read_to_string(&file).expect("read");
-    std::fs::write(&file, text.replace("WatchdogSec=10s", "WatchdogSec=soon")).expect("written");
-    assert!(!verify(system.path(), "interdict.service").is_empty());
+    for unit in UNITS {
+        let file = system.path().join("usr/lib/systemd/system").join(unit);
+        let text = std::fs::read_to_string(&file).expect("read");
+        std::fs::write(&file, text.replace("WatchdogSec=10s", "WatchdogSec=soon")).expect("written");
+        assert!(!verify(system.path(), unit).is_empty(), "{unit}");
+    }
 }
 
 /// How exposed a unit is, as `systemd-analyze security` counts: 0 is nothing, 10 everything.
@@ -103,12 +111,15 @@ fn exposure(unit: &Path) -> f64 {
 }
 
 #[test]
-fn the_unit_does_not_become_more_exposed() {
-    if !can_check("the_unit_does_not_become_more_exposed") {
+fn the_units_do_not_become_more_exposed() {
+    if !can_check("the_units_do_not_become_more_exposed") {
         return;
     }
-    let guard = exposure(&repository().join("deploy/systemd/interdict.service"));
-    assert!(guard <= 5.3, "interdict.service: {guard}");
+    // What the network reaches has next to nothing.
+    for (unit, most) in UNITS.into_iter().zip([3.5, 1.5]) {
+        let exposed = exposure(&repository().join("deploy/systemd").join(unit));
+        assert!(exposed <= most, "{unit}: {exposed}");
+    }
 }
 
 fn govern(root: &Path, arguments: &[&str]) -> (i32, String) {

@@ -349,9 +349,9 @@ fn text(spec: &GovernSpec, unit: &str, written: &BTreeMap<String, String>) -> St
     let mut out = format!(
         "{MARK} (interdict {}); `interdict systemd ungovern {unit}` removes it.\n\
          [Unit]\n\
-         # Never without the agent: it starts after it, and ends with it.\n\
-         BindsTo=interdict.service\n\
-         After=interdict.service\n\
+         # Never without the agent, whole: it starts after guard and proxy, and ends with either.\n\
+         BindsTo=interdict.service interdict-proxy.service\n\
+         After=interdict.service interdict-proxy.service\n\
          \n[Service]\n",
         env!("CARGO_PKG_VERSION")
     );

@@ -41,7 +41,8 @@ fn a_unit_is_governed_and_let_go_without_a_trace() {
     })
     .expect("made");
     for line in [
-        "BindsTo=interdict.service\n",
+        "BindsTo=interdict.service interdict-proxy.service\n",
+        "After=interdict.service interdict-proxy.service\n",
         "Slice=agents.slice\n",
         "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n",
         "InaccessiblePaths=-/run/containerd\n",

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{Listen, TelemetryConfig};
 use crate::control::{MetricSource, metrics};
+use crate::guard;
 use crate::task::{Task, Tasks, spawn};
 
 /// Connections at the same time.
@@ -41,24 +42,34 @@ impl Readiness {
     }
 }
 
-/// Serves where it is configured, for as long as the task lives. A place that cannot be listened at is a warning: what is governed does
-/// not depend on it.
-pub(super) async fn start(
-    config: &TelemetryConfig,
-    metrics: MetricSource,
-    ready: Readiness,
-) -> Option<Task<()>> {
-    serve(open(config)?, metrics, ready)
-}
-
 /// Where callers come in; listened at already.
 #[derive(Debug)]
 pub(super) enum Door {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, SocketFile),
+    /// With its file, where that goes with it.
+    Unix(std::os::unix::net::UnixListener, Option<SocketFile>),
 }
 
-/// Listens where it is configured, as [`start`] does.
+impl Door {
+    /// The socket for another process that answers there, and its file.
+    pub(super) fn handed(self) -> (guard::Door, Option<SocketFile>) {
+        match self {
+            Self::Tcp(listener) => (guard::Door::Tcp(listener), None),
+            Self::Unix(listener, file) => (guard::Door::Unix(listener), file),
+        }
+    }
+}
+
+impl From<guard::Door> for Door {
+    fn from(door: guard::Door) -> Self {
+        match door {
+            guard::Door::Tcp(listener) => Self::Tcp(listener),
+            guard::Door::Unix(listener) => Self::Unix(listener, None),
+        }
+    }
+}
+
+/// Listens where it is configured. A place that cannot be listened at is a warning: what is governed does not depend on it.
 pub(super) fn open(config: &TelemetryConfig) -> Option<Door> {
     let place = config.listen.as_ref()?;
     let opened = match place {
@@ -66,7 +77,7 @@ pub(super) fn open(config: &TelemetryConfig) -> Option<Door> {
             listener.set_nonblocking(true)?;
             Ok(Door::Tcp(listener))
         }),
-        Listen::Unix(path) => bind(path).map(|listener| Door::Unix(listener, SocketFile::of(path))),
+        Listen::Unix(path) => bind(path).map(|listener| Door::Unix(listener, Some(SocketFile::of(path)))),
     };
     let failed = |error: std::io::Error| {
         tracing::warn!(%error, ?place, "health and figures are not served");
@@ -74,7 +85,7 @@ pub(super) fn open(config: &TelemetryConfig) -> Option<Door> {
     opened.map_err(failed).ok()
 }
 
-/// Serves at an open door, as [`start`] does.
+/// Serves at an open door, for as long as the task lives.
 pub(super) fn serve(door: Door, metrics: MetricSource, ready: Readiness) -> Option<Task<()>> {
     let health = Health { metrics, ready };
     let failed = |error: std::io::Error| {
@@ -165,7 +176,7 @@ impl Health {
         }
     }
 
-    async fn serve_unix(self, listener: UnixListener, _file: SocketFile) {
+    async fn serve_unix(self, listener: UnixListener, _file: Option<SocketFile>) {
         let mut open = Tasks::default();
         loop {
             tokio::select! {
@@ -270,12 +281,11 @@ mod tests {
         };
         let ready = Readiness::default();
         let source = MetricSource::new(move || vec![family()]);
-        let first = start(&config, source.clone(), ready.clone())
-            .await
-            .expect("serves");
+        let start = |source, ready| serve(open(&config)?, source, ready);
+        let first = start(source.clone(), ready.clone()).expect("serves");
         drop(first);
         // The socket that the first one left is no obstacle, and when it goes late it does not take this one's.
-        let _second = start(&config, source, ready.clone()).await.expect("serves");
+        let _second = start(source, ready.clone()).expect("serves");
         let get = |what: &str| format!("GET {what} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         assert!(ask(&path, &get("/healthz")).await.starts_with("HTTP/1.1 200"));
         assert!(ask(&path, &get("/readyz")).await.starts_with("HTTP/1.1 503"));
@@ -301,8 +311,7 @@ mod tests {
             listen: Some(Listen::Unix(path.clone())),
             traces: None,
         };
-        let started = start(&config, MetricSource::new(Vec::new), Readiness::default()).await;
-        assert!(started.is_none());
+        assert!(open(&config).is_none());
         assert_eq!(std::fs::read_to_string(path).expect("read"), "mine");
     }
 }

@@ -62,6 +62,7 @@ pub(super) struct Built {
 }
 
 /// What all workloads of an agent share.
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) audit: AuditLog,
     pub(super) masks: Arc<MaskEngine>,

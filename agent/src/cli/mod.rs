@@ -115,6 +115,9 @@ enum Command {
     /// The proxy's side of `run`.
     #[command(name = "__proxy", hide = true)]
     Proxy(run::ProxyArgs),
+    /// The proxy's side of `serve`.
+    #[command(name = "__proxy-serve", hide = true)]
+    ProxyServe(serve::ProxyArgs),
 }
 
 /// Why a command did not work: the message, and what to do.
@@ -175,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Man(args) => generate::man(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
         Command::Proxy(args) => run::proxy(args),
+        Command::ProxyServe(args) => serve::proxy(&args),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
@@ -203,6 +207,7 @@ mod tests {
             "interdict serve",
             "interdict serve --config c.toml --log-format json",
             "interdict serve --release",
+            "interdict serve --link /run/interdict/proxy.link --proxy-unit p.service",
             "interdict approvals list --json",
             "interdict approvals approve apr-7k2m9x --token-file t",
             "interdict approvals approve apr-7k2m9x --token-env T --for 30m --uses 3 --comment why",

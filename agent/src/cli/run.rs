@@ -88,6 +88,14 @@ pub(super) enum LogArg {
 }
 
 impl LogArg {
+    /// As it is typed.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+
     pub(super) const fn format(self) -> LogFormat {
         match self {
             Self::Human => LogFormat::Human,
@@ -144,8 +152,18 @@ fn serve(args: RunArgs, link: &GuardLink, uid: u32, gid: u32) -> Result<(), Fail
     }
     let writable = vec![config.state_dir.clone(), config.audit.dir.clone()];
     let doors = app::open_doors(config);
-    let lowly = Lowly { uid, gid, writable };
-    let domain = give_up(&lowly)
+    let domain = become_lowly(&Lowly { uid, gid, writable })?;
+    files::ask(link.opener());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}"), ""))?;
+    runtime
+        .block_on(Box::pin(app::proxy(spec, link.clone(), doors, domain)))
+        .map_err(|error| Failure::new(error.to_string(), ""))
+}
+
+/// Gives up this process's authority; whether the Landlock domain is whole.
+pub(super) fn become_lowly(lowly: &Lowly) -> Result<bool, Failure> {
+    let domain = give_up(lowly)
         .map_err(|error| Failure::new(format!("the proxy cannot give up its authority: {error}"), ""))?;
     if !domain {
         tracing::warn!(
@@ -153,14 +171,9 @@ fn serve(args: RunArgs, link: &GuardLink, uid: u32, gid: u32) -> Result<(), Fail
         );
     }
     for directory in &lowly.writable {
-        reachable(directory, uid)?;
+        reachable(directory, lowly.uid)?;
     }
-    files::ask(link.opener());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(format!("the runtime cannot start: {error}"), ""))?;
-    runtime
-        .block_on(Box::pin(app::proxy(spec, link.clone(), doors, domain)))
-        .map_err(|error| Failure::new(error.to_string(), ""))
+    Ok(domain)
 }
 
 /// It owns the directory; those above may be closed to it.

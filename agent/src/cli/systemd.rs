@@ -21,7 +21,7 @@ Examples:
   sudo interdict systemd govern worker@1 --slice agents.slice --allow-socket /run/docker.sock
   sudo interdict systemd ungovern mcp-server.service
 
-The drop-in makes the unit start after interdict.service and end with it, closes what no network hook sees, and makes it trust the
+The drop-in makes the unit start after interdict.service and interdict-proxy.service and end with either, closes what no network hook sees, and makes it trust the
 agent's CA. What selects it is [[workload]] in the configuration: systemd_unit = \"mcp-server.service\".";
 
 /// Units of systemd that are governed.

@@ -1,22 +1,21 @@
 //! Dialling a target, from the agent's network namespace or from that of the process.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use socket2::Domain;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::guard::Namespace;
 use crate::model::{NetnsCookie, UpstreamAddr};
 
 /// How long a target has to accept.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Namespaces that are dialled from. One table for the process, as cookies are unique on the host.
-static WAYS: RwLock<BTreeMap<NetnsCookie, Weak<Namespace>>> = RwLock::new(BTreeMap::new());
+type Dialler = Box<dyn Fn(NetnsCookie, SocketAddr) -> io::Result<std::net::TcpStream> + Send + Sync>;
+
+/// Of this process, once and for all: who connects from other network namespaces.
+static DIALLER: OnceLock<Dialler> = OnceLock::new();
 
 /// Why a target could not be dialled.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +36,12 @@ pub enum DialError {
     },
 }
 
-/// Lets [`dial`] connect from `namespace` for as long as somebody keeps it.
-pub fn dial_from(namespace: &Arc<Namespace>) {
-    let mut ways = WAYS.write().unwrap_or_else(PoisonError::into_inner);
-    ways.retain(|_, way| way.strong_count() > 0);
-    ways.insert(namespace.cookie(), Arc::downgrade(namespace));
+/// From now on `dialler` is asked for connections from the namespaces of processes; it returns them not blocking, and
+/// connecting. A second call has no effect.
+pub fn dial_through(
+    dialler: impl Fn(NetnsCookie, SocketAddr) -> io::Result<std::net::TcpStream> + Send + Sync + 'static,
+) {
+    let _first_counts = DIALLER.set(Box::new(dialler));
 }
 
 /// Connects to `address` with Nagle's algorithm off.
@@ -54,7 +54,7 @@ pub async fn dial(address: UpstreamAddr) -> Result<TcpStream, DialError> {
     let connecting = async {
         match from {
             None => TcpStream::connect(to).await,
-            Some(cookie) => socket_in(cookie, to)?.connect(to).await,
+            Some(cookie) => connected(cookie, to).await,
         }
     };
     let stream = tokio::time::timeout(DIAL_TIMEOUT, connecting)
@@ -66,12 +66,12 @@ pub async fn dial(address: UpstreamAddr) -> Result<TcpStream, DialError> {
 }
 
 /// A socket stays in the namespace that it was made in.
-fn socket_in(cookie: NetnsCookie, to: SocketAddr) -> io::Result<TcpSocket> {
-    let namespace = {
-        let ways = WAYS.read().unwrap_or_else(PoisonError::into_inner);
-        ways.get(&cookie).and_then(Weak::upgrade)
-    };
-    let gone = || io::Error::other("the network namespace of the process is gone");
-    let socket = namespace.ok_or_else(gone)?.socket(Domain::for_address(to))?;
-    Ok(TcpSocket::from_std_stream(socket.into()))
+async fn connected(from: NetnsCookie, to: SocketAddr) -> io::Result<TcpStream> {
+    let gone = || io::Error::other("nobody connects from other network namespaces");
+    let stream = TcpStream::from_std(DIALLER.get().ok_or_else(gone)?(from, to)?)?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        None => Ok(stream),
+        Some(error) => Err(error),
+    }
 }

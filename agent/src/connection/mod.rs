@@ -9,6 +9,6 @@ pub mod tls;
 
 pub use accept::{Accepted, Acceptor, Connection, reset};
 pub use datagram::{DatagramListener, Question};
-pub use dial::{DialError, dial, dial_from};
+pub use dial::{DialError, dial, dial_through};
 pub use stream::Stream;
 pub use targets::{HostDns, Targets};

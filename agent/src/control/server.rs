@@ -74,14 +74,24 @@ impl std::fmt::Debug for MetricSource {
 #[derive(Debug)]
 pub struct Server {
     listener: std::os::unix::net::UnixListener,
-    path: PathBuf,
+    /// Where another process listens and removes the file: none.
+    path: Option<PathBuf>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        if let Some(path) = &self.path
+            && let Err(error) = std::fs::remove_file(path)
+        {
             tracing::debug!(%error, "the control socket was gone");
         }
+    }
+}
+
+impl From<std::os::unix::net::UnixListener> for Server {
+    /// At a socket that another process opened.
+    fn from(listener: std::os::unix::net::UnixListener) -> Self {
+        Self { listener, path: None }
     }
 }
 
@@ -110,13 +120,24 @@ impl Server {
         listener.set_nonblocking(true).map_err(failed)?;
         // Approvers are ordinary users of this host: their token is what counts.
         std::fs::set_permissions(&path, Permissions::from_mode(0o666)).map_err(failed)?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            path: Some(path),
+        })
+    }
+
+    /// The socket, for the process that answers.
+    ///
+    /// # Errors
+    /// Where there is no descriptor for it.
+    pub fn socket(&self) -> io::Result<std::os::unix::net::UnixListener> {
+        self.listener.try_clone()
     }
 
     /// Where it listens.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Answers until it is dropped.

@@ -113,8 +113,12 @@ fn entries(directory: &OwnedFd, uid: u32, gid: u32, depth: usize) -> io::Result<
         let kind = FileType::from_raw_mode(found.st_mode);
         if found.st_uid != uid && can_be_given(&found, kind) {
             let (user, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            chownat(directory, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
-            changed = true;
+            match chownat(directory, name, user, group, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(()) => changed = true,
+                // Something that is mounted there, such as a cluster's secret: whoever mounts it says who reads it.
+                Err(rustix::io::Errno::ROFS) => continue,
+                Err(error) => return Err(error.into()),
+            }
         }
         if kind == FileType::Directory && depth > 0 {
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

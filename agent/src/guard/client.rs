@@ -17,7 +17,7 @@ use super::counters::{CounterReader, Counters};
 use super::denials::{Denial, Denials};
 use super::error::GuardError;
 use super::flow::{DatagramSource, Flow, FlowSource};
-use super::link::{Answer, Ask, Link, LinkError, MAX_ADDRESSES, Said, Told};
+use super::link::{Answer, Ask, Link, LinkError, MAX_ADDRESSES, RUN, Said, Told};
 use super::rules::RuleTable;
 
 /// How often the guard is told that the proxy is alive: a third of what it waits for.
@@ -27,13 +27,27 @@ const WAITING: usize = 1024;
 /// Longest reason for a failure, in characters.
 const MAX_REASON: usize = 8000;
 
-/// Asks the guard. Blocks for as long as the answer takes: two switches of processes.
+/// Asks the guard about one workload. Blocks for as long as the answer takes: two switches of processes.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(Arc<Mutex<Link>>);
+pub(super) struct Caller {
+    link: Arc<Mutex<Link>>,
+    workload: u32,
+}
 
 impl Caller {
     pub(super) fn new(link: Link) -> Self {
-        Self(Arc::new(Mutex::new(link)))
+        Self {
+            link: Arc::new(Mutex::new(link)),
+            workload: RUN,
+        }
+    }
+
+    /// The same for another workload.
+    pub(super) fn of(&self, workload: u32) -> Self {
+        Self {
+            link: Arc::clone(&self.link),
+            workload,
+        }
     }
 
     pub(super) fn ask(
@@ -41,13 +55,24 @@ impl Caller {
         ask: &Ask,
         beside: &[BorrowedFd<'_>],
     ) -> Result<(Answer, Vec<OwnedFd>), LinkError> {
-        let link = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         link.send(ask, beside, true)?;
         link.receive(1)
     }
 
+    /// A socket that connects to `address`, made in a workload's namespace.
+    pub(super) fn dial(&self, NetnsCookie(netns): NetnsCookie, address: SocketAddr) -> io::Result<OwnedFd> {
+        let ask = Ask::Dial { netns, address };
+        let (answer, sockets) = self.ask(&ask, &[]).map_err(io::Error::other)?;
+        match (answer, sockets.into_iter().next()) {
+            (Answer::Dialled {}, Some(socket)) => Ok(socket),
+            (Answer::NotOpened { errno }, _) => Err(io::Error::from_raw_os_error(errno)),
+            _ => Err(io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+
     /// Opens a file that the configuration names.
-    fn open(&self, path: &Path) -> io::Result<File> {
+    pub(super) fn open(&self, path: &Path) -> io::Result<File> {
         let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
         let path = path.to_str().ok_or_else(denied)?.to_owned();
         let (answer, files) = self.ask(&Ask::Open { path }, &[]).map_err(io::Error::other)?;
@@ -60,7 +85,10 @@ impl Caller {
 
     /// What the hooks have counted.
     pub(super) fn counters(&self) -> Result<Counters, GuardError> {
-        let (answer, _) = self.ask(&Ask::Counters {}, &[]).map_err(GuardError::Link)?;
+        let workload = self.workload;
+        let (answer, _) = self
+            .ask(&Ask::Counters { workload }, &[])
+            .map_err(GuardError::Link)?;
         if let Answer::Counters {
             denials_lost,
             flows_full,
@@ -84,7 +112,12 @@ impl Caller {
         loop {
             let addresses = parts.next().unwrap_or_default().to_vec();
             let more = parts.peek().is_some();
-            let ask = Ask::Targets { addresses, more };
+            let workload = self.workload;
+            let ask = Ask::Targets {
+                workload,
+                addresses,
+                more,
+            };
             let (answer, _) = self.ask(&ask, &[]).map_err(GuardError::Link)?;
             if answer != (Answer::Done {}) {
                 return Err(unlike(answer));
@@ -102,6 +135,7 @@ fn unlike(answer: Answer) -> GuardError {
         Answer::Flow { .. }
         | Answer::NoFlow {}
         | Answer::Opened {}
+        | Answer::Dialled {}
         | Answer::NotOpened { .. }
         | Answer::Counters { .. }
         | Answer::Done {} => GuardError::Link(LinkError::NotAMessage),
@@ -110,13 +144,15 @@ fn unlike(answer: Answer) -> GuardError {
 
 impl FlowSource for Caller {
     fn take(&self, key: &FlowKey, accepted: BorrowedFd<'_>) -> Option<Flow> {
-        self.flow(&Ask::Flow { peer: key.peer.0 }, accepted)
+        let (workload, peer) = (self.workload, key.peer.0);
+        self.flow(&Ask::Flow { workload, peer }, accepted)
     }
 }
 
 impl DatagramSource for Caller {
     fn take(&self, key: &FlowKey, id: u16, socket: BorrowedFd<'_>) -> Option<Flow> {
-        self.flow(&Ask::Datagram { peer: key.peer.0, id }, socket)
+        let (workload, peer) = (self.workload, key.peer.0);
+        self.flow(&Ask::Datagram { workload, peer, id }, socket)
     }
 }
 
@@ -175,18 +211,7 @@ impl GuardLink {
     /// # Errors
     /// Where this process was not started as a proxy.
     pub fn inherited() -> io::Result<Self> {
-        let own = |standard: BorrowedFd<'_>| {
-            let kind = rustix::net::sockopt::socket_type(standard)?;
-            if kind != rustix::net::SocketType::SEQPACKET {
-                return Err(io::Error::other("`__proxy` is started by `interdict run` only"));
-            }
-            standard.try_clone_to_owned().map(Link::from)
-        };
-        let calls = own(rustix::stdio::stdin())?;
-        let events = own(rustix::stdio::stdout())?;
-        let nothing = File::options().read(true).write(true).open("/dev/null")?;
-        rustix::stdio::dup2_stdin(&nothing)?;
-        rustix::stdio::dup2_stdout(&nothing)?;
+        let (calls, events) = inherited()?;
         Ok(Self::over(calls, events))
     }
 
@@ -285,6 +310,25 @@ impl GuardLink {
             .map_err(|source| GuardError::Link(LinkError::Socket(source)))?;
         handed.await.map_err(|_ended| GuardError::Link(LinkError::Ended))
     }
+}
+
+/// The two links that a proxy was started with.
+pub(super) fn inherited() -> io::Result<(Link, Link)> {
+    let own = |standard: BorrowedFd<'_>| {
+        let kind = rustix::net::sockopt::socket_type(standard)?;
+        if kind != rustix::net::SocketType::SEQPACKET {
+            return Err(io::Error::other(
+                "a proxy is started by `interdict run` and `interdict serve` only",
+            ));
+        }
+        standard.try_clone_to_owned().map(Link::from)
+    };
+    let calls = own(rustix::stdio::stdin())?;
+    let events = own(rustix::stdio::stdout())?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    Ok((calls, events))
 }
 
 /// Passes on what the guard says, until it ends.

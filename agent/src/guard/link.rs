@@ -19,6 +19,8 @@ use super::counters::Counters;
 use super::denials::Denial;
 use super::flow::Flow;
 
+/// The number of the one workload that a run is.
+pub(super) const RUN: u32 = 0;
 /// Largest message, in bytes.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 /// Most addresses in one message.
@@ -218,21 +220,31 @@ pub(super) enum Said {
     Done {},
 }
 
-/// What the proxy asks the guard; each is answered before the next.
+/// What the proxy asks the guard; each is answered before the next. The guard numbers workloads; a run is number 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Ask {
     /// What the connection of the socket beside it was meant for; `peer` as `accept` said.
-    Flow { peer: SocketAddr },
+    Flow { workload: u32, peer: SocketAddr },
     /// What a datagram was meant for that came to the socket beside it; `peer` as `recvfrom` said, `id` as its first two
     /// bytes say.
-    Datagram { peer: SocketAddr, id: u16 },
+    Datagram {
+        workload: u32,
+        peer: SocketAddr,
+        id: u16,
+    },
     /// A file that the configuration names.
     Open { path: String },
     /// The kernel's counters.
-    Counters {},
+    Counters { workload: u32 },
     /// The addresses of targets; `more` follow.
-    Targets { addresses: Vec<SocketAddr>, more: bool },
+    Targets {
+        workload: u32,
+        addresses: Vec<SocketAddr>,
+        more: bool,
+    },
+    /// A socket in a workload's network namespace that connects to where a process there wanted to.
+    Dial { netns: u64, address: SocketAddr },
 }
 
 /// The guard's answer.
@@ -246,6 +258,8 @@ pub(super) enum Answer {
     NoFlow {},
     /// The file comes beside it.
     Opened {},
+    /// The socket comes beside it, connecting.
+    Dialled {},
     NotOpened {
         errno: i32,
     },
@@ -415,4 +429,5 @@ pub(crate) fn promise(data: &[u8]) {
     again::<Said>(data);
     again::<Ask>(data);
     again::<Answer>(data);
+    super::service::promise(data);
 }

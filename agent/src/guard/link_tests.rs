@@ -53,13 +53,22 @@ fn told() -> Vec<Told> {
 fn asked() -> Vec<Ask> {
     let address = "[::1]:9".parse().expect("address");
     vec![
-        Ask::Flow { peer: address },
-        Ask::Datagram { peer: address, id: 7 },
+        Ask::Flow {
+            workload: 0,
+            peer: address,
+        },
+        Ask::Datagram {
+            workload: 1,
+            peer: address,
+            id: 7,
+        },
         Ask::Open {
             path: "/etc/interdict/p".into(),
         },
-        Ask::Counters {},
+        Ask::Counters { workload: u32::MAX },
+        Ask::Dial { netns: 5, address },
         Ask::Targets {
+            workload: 0,
             addresses: vec![address],
             more: true,
         },
@@ -75,6 +84,7 @@ fn answers() -> Vec<Answer> {
         flow.into(),
         Answer::NoFlow {},
         Answer::NotOpened { errno: 13 },
+        Answer::Dialled {},
         Answer::Done {},
     ]
 }
@@ -89,7 +99,8 @@ fn what_is_said_arrives() {
     }
     assert_eq!(Denial::from(WireDenial::from(denial())), denial());
     let file = tempfile::tempfile().expect("file");
-    one.send(&Ask::Counters {}, &[file.as_fd()], true).expect("sent");
+    one.send(&Ask::Counters { workload: 0 }, &[file.as_fd()], true)
+        .expect("sent");
     let (_, beside) = other.receive::<Ask>(1).expect("received");
     assert_eq!(beside.len(), 1);
     drop(one);
@@ -133,12 +144,13 @@ fn every_cut_and_every_byte() {
 #[test]
 fn unknown_is_refused() {
     for text in [
-        r#"{"flow":{"peer":"127.0.0.1:1","netns":1}}"#,
-        r#"{"flow":{"peer":"localhost:1"}}"#,
-        r#"{"flow":{"peer":"127.0.0.1:1","peer":"127.0.0.1:2"}}"#,
+        r#"{"flow":{"workload":0,"peer":"127.0.0.1:1","netns":1}}"#,
+        r#"{"flow":{"workload":0,"peer":"localhost:1"}}"#,
+        r#"{"flow":{"peer":"127.0.0.1:1"}}"#,
+        r#"{"flow":{"workload":0,"peer":"127.0.0.1:1","peer":"127.0.0.1:2"}}"#,
         r#"{"detach":{}}"#,
         r#""counters""#,
-        r#"{"counters":{},"open":{"path":"/"}}"#,
+        r#"{"counters":{"workload":0},"open":{"path":"/"}}"#,
         "{}",
         "[]",
         "",
@@ -158,6 +170,7 @@ fn what_is_too_long_or_carries_too_much_ends_the_link() {
     let (one, other) = Link::pair().expect("sockets");
     let file = tempfile::tempfile().expect("file");
     let many = [file.as_fd(); 3];
-    one.send(&Ask::Counters {}, &many, true).expect("sent");
+    one.send(&Ask::Counters { workload: 0 }, &many, true)
+        .expect("sent");
     assert!(matches!(other.receive::<Ask>(1), Err(LinkError::NotAMessage)));
 }

@@ -1,5 +1,6 @@
 //! Everything that touches the kernel: hooks, maps, listeners, the governed cgroup. The only privileged room.
 
+mod answers;
 mod attach;
 mod belongings;
 mod btf;
@@ -32,6 +33,7 @@ mod rules;
 mod server;
 #[cfg(test)]
 mod server_tests;
+mod service;
 mod supervise;
 mod sys;
 mod table;
@@ -60,6 +62,10 @@ pub use pins::bpffs;
 pub use remains::{Remains, remains};
 pub use rules::RuleTable;
 pub use server::{Allowed, Heard, Overseen, Proxy};
+pub use service::{
+    Begin, Beginning, Door, Expected, GovernedPod, ServiceHeard, ServiceLink, ServiceOrder, ServiceProxy,
+    WorkloadTables,
+};
 pub use sys::{clock_is_kept, inherited_descriptors};
 pub use trust::system_bundles;
 pub use unprivileged::{Lowly, Standing, UnprivilegedError, give_up};

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, open};
@@ -21,22 +21,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::config::{
-    ClientCertificate, Config, CredentialPlace, KeySource, NetworkRule, SecretSourceConfig, UpstreamTls,
+    ClientCertificate, Config, CredentialPlace, KeySource, SecretSourceConfig, UpstreamTls, WorkloadIdentity,
 };
-use crate::model::{FlowKey, ListenerAddr, PeerAddr};
 use crate::task::{Task, spawn};
 
-use super::counters::CounterMap;
-use super::datagrams::DatagramTable;
+use super::answers::{Served, Tables, answer};
 use super::denials::Denials;
 use super::error::GuardError;
-use super::flow::{DatagramSource as _, FlowSource};
 use super::heartbeat;
 use super::hooks::Guard;
-use super::link::{Answer, Ask, Link, LinkError, MAX_ADDRESSES, Said, Told};
-use super::rules::{MAX_RULES, RuleTable};
-use super::sys;
-use super::table::FlowTable;
+use super::link::{Link, LinkError, RUN, Said, Told};
 
 /// Messages to the proxy that wait to be sent. Behind them the kernel's ring waits, and counts what it has no room for.
 const WAITING: usize = 256;
@@ -88,6 +82,11 @@ impl Allowed {
             }
         }
         files.extend(config.masking.classes.clone());
+        for workload in &config.workloads {
+            if let WorkloadIdentity::TokenFile(path) = &workload.identity {
+                files.insert(path.clone());
+            }
+        }
         let sink = config.audit.clickhouse.as_ref();
         files.extend(sink.and_then(|s| s.password.as_ref()).and_then(secret));
         if let Some(traces) = &config.telemetry.traces {
@@ -104,8 +103,16 @@ impl Allowed {
         Self { files, policies }
     }
 
+    /// This file alone.
+    pub(super) fn token(path: &Path) -> Self {
+        Self {
+            files: [path.to_owned()].into(),
+            policies: None,
+        }
+    }
+
     /// Opens `path` to be read, where it is one of these.
-    fn open(&self, path: &Path) -> io::Result<OwnedFd> {
+    pub(super) fn open(&self, path: &Path) -> io::Result<OwnedFd> {
         let directory = self.policies.as_deref() == Some(path);
         let policy = path
             .extension()
@@ -132,132 +139,6 @@ impl Allowed {
     }
 }
 
-/// What of the kernel the proxy may ask about.
-pub(super) struct Served {
-    pub(super) flows: Arc<FlowTable>,
-    pub(super) datagrams: Arc<DatagramTable>,
-    pub(super) counters: Arc<CounterMap>,
-    pub(super) rules: RuleTable,
-    pub(super) networks: Vec<NetworkRule>,
-    /// Addresses of targets that this process knows by itself, and all that it was ever told.
-    pub(super) targets: BTreeSet<SocketAddr>,
-    coming: BTreeSet<SocketAddr>,
-}
-
-impl Served {
-    fn flow(&self, socket: &OwnedFd, told: SocketAddr) -> Option<Answer> {
-        let netns = sys::netns_cookie(socket).ok()?;
-        let socket = socket2::SockRef::from(socket);
-        let listener = ListenerAddr(socket.local_addr().ok()?.as_socket()?);
-        let peer = match socket.peer_addr() {
-            Ok(address) => address.as_socket()?,
-            // It was reset already: then only `accept` knew the other end.
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => told,
-            Err(_) => return None,
-        };
-        let key = FlowKey {
-            netns,
-            peer: PeerAddr(peer),
-            listener,
-        };
-        self.flows.take(&key, socket.as_fd()).map(Answer::from)
-    }
-
-    /// The kernel alone wrote down which question came from where to this socket, and each is given out once.
-    fn datagram(&self, socket: &OwnedFd, peer: SocketAddr, id: u16) -> Option<Answer> {
-        let netns = sys::netns_cookie(socket).ok()?;
-        let listener = socket2::SockRef::from(socket).local_addr().ok()?.as_socket()?;
-        let key = FlowKey {
-            netns,
-            peer: PeerAddr(peer),
-            listener: ListenerAddr(listener),
-        };
-        self.datagrams.take(&key, id, socket.as_fd()).map(Answer::from)
-    }
-
-    fn targets(&mut self, addresses: Vec<SocketAddr>, more: bool) -> Answer {
-        let refused = |reason: String| Answer::Refused { reason };
-        if addresses.len() > MAX_ADDRESSES || self.coming.len() + addresses.len() > MAX_RULES {
-            self.coming.clear();
-            return refused("too many addresses".into());
-        }
-        self.coming.extend(addresses);
-        if more || self.networks.is_empty() {
-            return Answer::Done {};
-        }
-        let coming = std::mem::take(&mut self.coming);
-        let all: BTreeSet<SocketAddr> = self.targets.union(&coming).copied().collect();
-        let list: Vec<SocketAddr> = all.iter().copied().collect();
-        match self.rules.replace(&self.networks, &list) {
-            Ok(()) => {
-                self.targets = all;
-                Answer::Done {}
-            }
-            Err(error) => refused(error.to_string()),
-        }
-    }
-}
-
-/// Answers what the proxy asks, until it ends or says something that is no question.
-pub(super) fn answer(link: &Link, allowed: &Allowed, kernel: &OnceLock<Mutex<Served>>) -> LinkError {
-    loop {
-        let (ask, beside) = match link.receive::<Ask>(1) {
-            Ok(got) => got,
-            Err(error) => return error,
-        };
-        let mut file = None;
-        let not_yet = || Answer::Refused {
-            reason: "the hooks are not attached yet".into(),
-        };
-        let served = || {
-            let kernel = kernel.get()?;
-            Some(kernel.lock().unwrap_or_else(PoisonError::into_inner))
-        };
-        let answer = match ask {
-            Ask::Flow { peer } => {
-                let kernel = served();
-                let known = beside
-                    .first()
-                    .and_then(|socket| kernel.as_ref()?.flow(socket, peer));
-                known.unwrap_or(Answer::NoFlow {})
-            }
-            Ask::Datagram { peer, id } => {
-                let kernel = served();
-                let known = beside
-                    .first()
-                    .and_then(|socket| kernel.as_ref()?.datagram(socket, peer, id));
-                known.unwrap_or(Answer::NoFlow {})
-            }
-            Ask::Open { path } => match allowed.open(Path::new(&path)) {
-                Ok(opened) => {
-                    file = Some(opened);
-                    Answer::Opened {}
-                }
-                Err(error) => Answer::NotOpened {
-                    errno: error.raw_os_error().unwrap_or(libc::EACCES),
-                },
-            },
-            Ask::Counters {} => {
-                let counters = served().map(|kernel| kernel.counters.all());
-                match counters {
-                    Some(Ok(counters)) => counters.into(),
-                    Some(Err(error)) => Answer::Refused {
-                        reason: error.to_string(),
-                    },
-                    None => not_yet(),
-                }
-            }
-            Ask::Targets { addresses, more } => {
-                served().map_or_else(not_yet, |mut kernel| kernel.targets(addresses, more))
-            }
-        };
-        let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = link.send(&answer, &files, true) {
-            return error;
-        }
-    }
-}
-
 /// What the proxy has said.
 #[derive(Debug)]
 pub enum Heard {
@@ -273,7 +154,29 @@ pub enum Heard {
 
 /// The proxy's process. It is ended when this is dropped.
 #[derive(Debug)]
-struct Process(Child);
+pub(super) struct Process(Child);
+
+impl Process {
+    /// Starts this program again with `arguments`, and `calls` and `events` as its standard input and output. From the main
+    /// thread and before any other, since the proxy ends with the thread that started it.
+    pub(super) fn start(arguments: &[OsString], calls: Link, events: Link) -> io::Result<Self> {
+        let child = Command::new("/proc/self/exe")
+            .arg0("interdict")
+            .args(arguments)
+            .stdin(Stdio::from(OwnedFd::from(calls)))
+            .stdout(Stdio::from(OwnedFd::from(events)))
+            // The service manager is the guard's to speak to.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Waits until it has ended.
+    pub(super) fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
+        self.0.wait()
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -287,7 +190,7 @@ impl Drop for Process {
 pub struct Proxy {
     process: Process,
     link: Link,
-    kernel: Arc<OnceLock<Mutex<Served>>>,
+    tables: Arc<Tables>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -307,25 +210,17 @@ impl Proxy {
     pub fn start(arguments: &[OsString], allowed: Allowed) -> io::Result<Self> {
         let (calls, theirs) = Link::pair()?;
         let (link, events) = Link::pair()?;
-        let child = Command::new("/proc/self/exe")
-            .arg0("interdict")
-            .args(arguments)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::from(OwnedFd::from(events)))
-            .spawn()?;
-        let process = Process(child);
-        let kernel = Arc::new(OnceLock::new());
-        let served = Arc::clone(&kernel);
-        std::thread::Builder::new()
-            .name("proxy calls".into())
-            .spawn(move || {
-                let error = answer(&calls, &allowed, &served);
-                tracing::debug!(%error, "the proxy asks nothing more");
-            })?;
+        let process = Process::start(arguments, theirs, events)?;
+        let tables = Arc::new(Tables::allowing(allowed));
+        let served = Arc::clone(&tables);
+        thread("proxy calls", move || {
+            let error = answer(&calls, &served);
+            tracing::debug!(%error, "the proxy asks nothing more");
+        })?;
         Ok(Self {
             process,
             link,
-            kernel,
+            tables,
         })
     }
 
@@ -338,22 +233,18 @@ impl Proxy {
         let Self {
             process,
             link,
-            kernel,
+            tables,
         } = self;
         let taken = || GuardError::Link(LinkError::NotAMessage);
-        let served = Served {
-            flows: guard.flow_table(),
-            datagrams: guard.datagram_table(),
-            counters: guard.counter_map(),
-            rules: guard.take_rules().ok_or_else(taken)?,
-            networks: config.networks.clone(),
-            targets: literal(config)
-                .into_iter()
-                .chain(guard.resolvers().iter().copied())
-                .collect(),
-            coming: BTreeSet::new(),
-        };
-        let _only_once = kernel.set(Mutex::new(served));
+        let known = literal(config).chain(guard.resolvers().iter().copied()).collect();
+        let served = Served::new(
+            guard.flow_table(),
+            guard.datagram_table(),
+            guard.counter_map(),
+            guard.take_rules().ok_or_else(taken)?,
+            (config.networks.clone(), known),
+        );
+        tables.serve(RUN, served);
         let (listeners, names) = (guard.take_listeners(), guard.take_dns());
         let started = Told::Started {
             attached: guard.features().attached.clone(),
@@ -393,16 +284,14 @@ impl Proxy {
     }
 }
 
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.into()).spawn(run).map(drop)
 }
 
 /// Targets that are addresses in the configuration: no proxy is needed to know them.
-fn literal(config: &Config) -> BTreeSet<SocketAddr> {
+pub(super) fn literal(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let addresses = config.targets.iter().flat_map(|target| &target.addresses);
-    addresses
-        .filter_map(|address| Some(SocketAddr::new(address.host.parse().ok()?, address.port)))
-        .collect()
+    addresses.filter_map(|address| Some(SocketAddr::new(address.host.parse().ok()?, address.port)))
 }
 
 fn send_all(link: &Link, mut messages: mpsc::Receiver<Told>) {
@@ -533,7 +422,7 @@ impl Overseen {
         let Self { process, .. } = self;
         let waited = tokio::task::spawn_blocking(move || {
             let mut process = process;
-            process.0.wait()
+            process.wait()
         });
         if let Ok(Err(error)) = waited.await {
             tracing::debug!(%error, "the proxy's end was not seen");

@@ -5,17 +5,17 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::OnceLock;
 
+use super::answers::{Tables, answer};
 use super::link::{Answer, Ask, Link, LinkError};
-use super::server::{Allowed, answer};
+use super::server::Allowed;
 
 /// Asks all of `asks` a guard that allows what `config` names; what it answered, with the content of files.
 fn ask(config: &str, dir: &Path, asks: &[Ask]) -> Vec<(Answer, Option<String>)> {
     let config = crate::config::parse(config, &dir.join("interdict.toml")).expect("valid");
     let allowed = Allowed::of(&config, Some(&dir.join("token")));
     let (guard, proxy) = Link::pair().expect("sockets");
-    let serving = std::thread::spawn(move || answer(&guard, &allowed, &OnceLock::new()));
+    let serving = std::thread::spawn(move || answer(&guard, &Tables::allowing(allowed)));
     let mut answers = Vec::new();
     for one in asks {
         proxy.send(one, &[], true).expect("sent");
@@ -100,16 +100,22 @@ fn before_the_hooks_nothing_of_the_kernel_is_told() {
     let dir = tempfile::tempdir().expect("temp dir");
     let address = "127.0.0.1:1".parse().expect("address");
     let asks = [
-        Ask::Flow { peer: address },
-        Ask::Counters {},
+        Ask::Flow {
+            workload: 0,
+            peer: address,
+        },
+        Ask::Counters { workload: 0 },
+        Ask::Dial { netns: 1, address },
         Ask::Targets {
+            workload: 0,
             addresses: vec![address],
             more: false,
         },
     ];
     let answers = ask("state_dir = \"state\"\n", dir.path(), &asks);
     assert_eq!(answers[0], (Answer::NoFlow {}, None));
-    for (answer, _) in &answers[1..] {
+    assert_eq!(answers[2], (Answer::NotOpened { errno: libc::EACCES }, None));
+    for (answer, _) in [&answers[1], &answers[3]] {
         assert!(matches!(answer, Answer::Refused { .. }), "{answer:?}");
     }
 }
@@ -118,9 +124,10 @@ fn before_the_hooks_nothing_of_the_kernel_is_told() {
 #[test]
 fn how_long_a_question_takes() {
     let (guard, proxy) = Link::pair().expect("sockets");
-    let serving = std::thread::spawn(move || answer(&guard, &Allowed::default(), &OnceLock::new()));
+    let serving = std::thread::spawn(move || answer(&guard, &Tables::allowing(Allowed::default())));
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("socket");
     let ask = Ask::Flow {
+        workload: 0,
         peer: "127.0.0.1:1".parse().expect("address"),
     };
     let times = 2000u32;
@@ -137,18 +144,24 @@ fn how_long_a_question_takes() {
 #[test]
 fn what_is_no_question_ends_the_link() {
     let file = tempfile::tempfile().expect("file");
-    for said in [&b"{\"detach\":{}}"[..], b"\0", b"{\"counters\":{}} "] {
+    for said in [
+        &b"{\"detach\":{}}"[..],
+        b"\0",
+        b"{\"counters\":{\"workload\":0}} ",
+    ] {
         let (guard, proxy) = Link::pair().expect("sockets");
         let mut raw = std::os::unix::net::UnixStream::from(OwnedFd::from(proxy));
         raw.write_all(said).expect("sent");
         raw.shutdown(std::net::Shutdown::Write).expect("shut");
-        let ended = answer(&guard, &Allowed::default(), &OnceLock::new());
+        let ended = answer(&guard, &Tables::allowing(Allowed::default()));
         let fine = said.ends_with(b" ");
         assert_eq!(matches!(ended, LinkError::Ended), fine, "{ended:?}");
     }
     let (guard, proxy) = Link::pair().expect("sockets");
     let two = [file.as_fd(), file.as_fd()];
-    proxy.send(&Ask::Counters {}, &two, true).expect("sent");
-    let ended = answer(&guard, &Allowed::default(), &OnceLock::new());
+    proxy
+        .send(&Ask::Counters { workload: 0 }, &two, true)
+        .expect("sent");
+    let ended = answer(&guard, &Tables::allowing(Allowed::default()));
     assert!(matches!(ended, LinkError::NotAMessage), "{ended:?}");
 }

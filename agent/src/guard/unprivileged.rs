@@ -16,7 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::proxy_filter;
 
 /// What the proxy reads beside what its guard opens for it: names, roots, libraries that the resolver loads.
-const READ: [&str; 12] = [
+const READ: [&str; 13] = [
     "/etc",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
@@ -29,6 +29,8 @@ const READ: [&str; 12] = [
     "/dev/null",
     "/dev/urandom",
     "/run/systemd/resolve",
+    // Which pod a cgroup is in.
+    "/sys/fs/cgroup",
 ];
 /// Variables that name further roots (rustls-native-certs, as OpenSSL).
 const ROOT_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -115,7 +117,16 @@ pub fn give_up(lowly: &Lowly) -> Result<bool, UnprivilegedError> {
         maximum: Some(0),
     };
     rustix::process::setrlimit(Resource::Core, none).map_err(failed("core dumps cannot be switched off"))?;
-    become_lowly(lowly)?;
+    let before = Standing::own().map_err(failed("its own standing cannot be read"))?;
+    if before.capabilities != 0 || before.uid == 0 {
+        become_lowly(lowly)?;
+    } else if before.uid != lowly.uid {
+        // Whoever started it has taken everything away already, and made it somebody else.
+        return Err(UnprivilegedError {
+            what: "another user was expected",
+            source: io::Error::other(format!("it runs as {}, and is to be {}", before.uid, lowly.uid)),
+        });
+    }
     // After the change of user, which makes it depend on a setting of the host.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(failed("it cannot be kept from being traced"))?;

@@ -9,7 +9,7 @@ case $state in running) ;; *) systemctl --failed --no-legend; exit 1 ;; esac
 dpkg -i "${INTERDICT_DEB:?}"
 agent=/usr/bin/interdict
 "$agent" config check /etc/interdict/interdict.toml
-systemctl cat interdict.service >/dev/null
+systemctl cat interdict.service interdict-proxy.service >/dev/null
 "$agent" doctor | grep -E '^(AVAILABLE|LIMITED|MISSING) +(hook|kernel) '
 "$agent" doctor | tail -n 1 | grep ' 0 missing'
 
@@ -78,15 +78,39 @@ User=nobody
 ExecStart=/usr/bin/python3 /run/governed.py
 UNIT
 systemctl daemon-reload
-systemctl start interdict
+systemctl start interdict || { journalctl -q -o cat -n 60 -u interdict -u interdict-proxy; exit 1; }
+systemctl is-active interdict interdict-proxy
+proxy=$(systemctl show --property MainPID --value interdict-proxy)
+grep -E '^(Uid|Cap(Eff|Prm|Bnd)|NoNewPrivs|Seccomp):' "/proc/$proxy/status"
+"$agent" doctor | grep -E "^AVAILABLE +host +proxy $proxy: "
 begun=$(date +%s)
 systemctl start plain
 until_refused "$begun"
-for step in 'systemctl restart interdict' "dpkg -i $INTERDICT_DEB" 'systemctl stop interdict' 'systemctl start interdict'; do
+# Both halves are there again, and others than before.
+until_both() {
+    began=$(date +%s)
+    until [ "$(systemctl is-active interdict interdict-proxy | sort -u)" = active ] &&
+        [ "$(systemctl show --property MainPID --value interdict interdict-proxy | xargs)" != "$1" ]; do
+        [ $(($(date +%s) - began)) -lt 60 ] || { systemctl status --no-pager -l interdict interdict-proxy; exit 1; }
+        sleep 1
+    done
+}
+for step in 'systemctl restart interdict' "dpkg -i $INTERDICT_DEB" 'systemctl restart interdict-proxy' \
+    'systemctl kill -s KILL interdict-proxy' 'systemctl kill -s KILL interdict'; do
+    echo "$step"
+    before=$(systemctl show --property MainPID --value interdict interdict-proxy | xargs)
+    $step >/dev/null
+    until_both "$before"
+    until_refused "$(date +%s)"
+done
+systemctl reload interdict
+for step in 'systemctl stop interdict' 'systemctl start interdict'; do
     echo "$step"
     $step >/dev/null
     until_refused "$(date +%s)"
+    systemctl is-active interdict interdict-proxy || true
 done
+[ "$(systemctl is-active interdict interdict-proxy | sort -u)" = active ]
 systemctl is-active plain
 ! said "$begun" | grep -q answered
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::app::agent_user::{AgentUser, agent_user};
 use crate::app::run::PROXY;
+use crate::app::service;
 use crate::config::Config;
 use crate::guard::Standing;
 
@@ -63,7 +64,11 @@ fn running() -> Vec<Check> {
         let path = entry.path();
         let line = fs::read(path.join("cmdline")).unwrap_or_default();
         let mut words = line.split(|byte| *byte == 0);
-        let is_proxy = words.next() == Some(b"interdict") && words.any(|word| word == PROXY.as_bytes());
+        let program = words
+            .next()
+            .and_then(|word| word.rsplit(|byte| *byte == b'/').next());
+        let is_proxy = program == Some(b"interdict")
+            && words.any(|word| [PROXY, service::PROXY].iter().any(|name| word == name.as_bytes()));
         let status = fs::read_to_string(path.join("status")).unwrap_or_default();
         let Some(standing) = Standing::read(&status).filter(|_| is_proxy) else {
             continue;

@@ -1,42 +1,53 @@
-//! `interdict serve`: the agent as a service, around workloads that it did not start.
+//! `interdict serve`: the guard of workloads that it did not start. What parses and judges is in the proxy (`proxy`), another
+//! process of this program.
 
 mod accept;
 mod change;
 mod containers;
+mod error;
 mod notify;
 mod outside;
 mod pod_token;
 mod pods;
+mod proxy;
 mod select;
+mod served;
 mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::mpsc;
 
-use crate::audit::Event;
 use crate::config::{self, Config};
-use crate::guard::{AgentPins, CgroupTree, GuardError, TreeEvent, cgroup_of_self, processes};
-use crate::model::{Digest, WorkloadName};
+use crate::guard::{
+    self, AgentPins, CgroupTree, Expected, GuardError, ServiceHeard, ServiceProxy, TreeEvent, cgroup_of_self,
+    processes,
+};
+use crate::model::WorkloadName;
 use crate::task::{Task, spawn};
 
+use super::agent_user::{AgentUser, agent_user};
 use super::descriptors;
-use super::health::Readiness;
-use super::metrics::Readers;
-use super::reload::Reloading;
-use super::rooms::{BuildError, Shared, shared};
+pub use error::ServeError;
+use error::unlike;
 use notify::Notifier;
-use outside::{Signals, Wish};
+use outside::{Doors, Signals, Wish};
 use pods::Pods;
+pub use proxy::serve_proxy;
 use select::{Known, is_within, workload_of};
-use workload::Workload;
+use workload::{Around, Workload};
 
+/// The subcommand of the proxy.
+pub const PROXY: &str = "__proxy-serve";
 /// How long the end waits for sessions to end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the proxy may take for anything else: it asks servers of names and issuers, each for seconds.
+const PATIENCE: Duration = Duration::from_secs(50);
 /// How often processes are looked at that nobody tells of.
 const LOOK: Duration = Duration::from_secs(2);
 /// After a process came, its cgroup is looked at again: what starts a container makes its namespaces a moment later.
@@ -50,92 +61,102 @@ const AGAIN: [Duration; 4] = [
 const RECENT: Duration = Duration::from_secs(1);
 /// Processes that wait for a listener in their namespace.
 const HOMELESS: usize = 256;
-/// What of the mistakes is recorded, in characters.
-const MAX_RECORDED: usize = 2000;
-
 /// What to serve.
 #[derive(Debug)]
 pub struct ServeSpec {
     /// The file that the configuration came from, and is read again from.
     pub file: PathBuf,
-    /// The configuration.
+    /// What it says.
+    pub text: String,
+    /// The same, understood.
     pub config: Config,
-    /// The digest of its file.
-    pub digest: Digest,
 }
 
-/// Why the agent does not serve. What an agent before has guarded stays guarded.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// Another agent.
-    #[error(
-        "another agent serves with the state directory {0}: stop it first, or configure another state_dir"
-    )]
-    Taken(PathBuf),
-    /// A room.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// The kernel.
-    #[error(transparent)]
-    Guard(#[from] GuardError),
-    /// A record.
-    #[error("nothing is governed that cannot be recorded: {0}")]
-    Audit(#[from] crate::audit::AuditError),
-    /// A target.
-    #[error(transparent)]
-    Tls(#[from] crate::connection::tls::TlsError),
-    /// A system call.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
+/// A proxy that was started, and what goes before it.
+#[derive(Debug)]
+pub struct Started {
+    proxy: ServiceProxy,
+    user: AgentUser,
+    notifier: Notifier,
+    kept: BTreeMap<String, Vec<std::net::TcpListener>>,
+    lock: File,
+}
+
+/// Where the proxy comes from.
+#[derive(Debug)]
+pub enum ProxyFrom {
+    /// This process starts it: this program with these arguments.
+    Here(Vec<OsString>),
+    /// It comes to a socket.
+    Unit {
+        /// Where.
+        link: PathBuf,
+        /// What its cgroup is called.
+        unit: String,
     },
+}
+
+/// Starts the proxy of the service, or waits for it. From the main thread, before any other.
+///
+/// # Errors
+/// Where this process may not govern, another agent does with the same directory, or no process can be started.
+pub fn start_proxy(spec: &ServeSpec, from: &ProxyFrom) -> Result<Started, ServeError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(GuardError::NotRoot.into());
+    }
+    let (state, audit) = (&spec.config.state_dir, &spec.config.audit.dir);
+    let lock = lock(state)?;
+    let user = agent_user(spec.config.agent_user.as_deref(), state, None)?;
+    let there = audit.exists();
+    if guard::give(state, audit, user.uid, user.gid)? && there {
+        tracing::warn!(
+            "{} and the records in it now belong to {}, the agent's own user: the agent's proxy has no privileges. Root reads them as before",
+            state.display(),
+            user.name
+        );
+    }
+    let notifier = Notifier::from_environment();
+    // Before the proxy is started, which would inherit them.
+    let kept = notify::kept_listeners();
+    // The proxy inherits it; workloads have their own.
+    let _before = descriptors::raise();
+    let proxy = match from {
+        ProxyFrom::Here(arguments) => ServiceProxy::start(arguments),
+        ProxyFrom::Unit { link, unit } => {
+            let uid = user.uid;
+            ServiceProxy::admit(link, Expected { uid, unit })
+        }
+    };
+    let proxy = proxy.map_err(|source| ServeError::System {
+        what: "there is no proxy",
+        source,
+    })?;
+    Ok(Started {
+        proxy,
+        user,
+        notifier,
+        kept,
+        lock,
+    })
 }
 
 /// Serves until it is asked to stop (SIGTERM, SIGINT). The hooks stay: a workload is not free because its agent is away.
 ///
 /// # Errors
-/// Where it cannot begin.
-pub async fn serve(spec: ServeSpec) -> Result<(), ServeError> {
-    let _workloads_have_their_own = descriptors::raise();
-    let mut service = Service::start(spec).await?;
-    let mut signals = Signals::listen().map_err(|source| ServeError::System {
-        what: "no signals",
-        source,
-    })?;
-    let mut tree = service.tree.watch()?;
-    let (_shipping, _health, traces) = (service.shipping(), service.health().await, service.traces());
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut beats = service.notifier.beat().map(tokio::time::interval);
-    let mut again = Again::default();
-    loop {
-        tokio::select! {
-            event = tree.recv() => match event {
-                Some(event) => service.tree_event(event, &mut again).await,
-                None => {
-                    // Without it nothing new would be governed: the service manager starts another.
-                    return Err(ServeError::System { what: "cgroups are not watched any more", source: std::io::ErrorKind::BrokenPipe.into() });
-                }
-            },
-            Some((workload, pid)) = service.homeless.recv() => service.home(&workload, pid),
-            Some(uid) = service.pod_changes.recv() => service.pod(&uid, &mut again).await,
-            () = again.due() => service.look_again().await,
-            _ = looks.tick() => service.look().await,
-            () = tick(&mut beats) => service.notifier.tell("WATCHDOG=1"),
-            signal = signals.next() => match signal {
-                Wish::Reload => service.reload().await,
-                Wish::Stop => break,
-            },
+/// Where it cannot begin, or the proxy does not last: then nothing is connected any more.
+pub async fn serve(spec: ServeSpec, started: Started) -> Result<(), ServeError> {
+    let mut service = Service::start(spec, started).await?;
+    let result = service.run().await;
+    match result {
+        Ok(()) => service.stop().await,
+        Err(error) => {
+            // At once, and not when the heartbeat is missed.
+            for workload in &mut service.workloads {
+                workload.close();
+            }
+            Err(error)
         }
     }
-    service.stop().await;
-    if let Some(traces) = traces {
-        traces.finish().await;
-    }
-    Ok(())
 }
 
 /// Takes away every guard that a serving agent with this configuration has left, and says whose.
@@ -152,18 +173,18 @@ pub fn release(config: &Config) -> Result<Vec<WorkloadName>, ServeError> {
     Ok(names)
 }
 
-/// One serving agent for a state directory.
+/// One serving agent for a state directory. The directory itself is locked: a file in it would be the proxy's.
 fn lock(state_dir: &Path) -> Result<File, ServeError> {
     let failed = |source| ServeError::System {
         what: "the state directory cannot be used",
         source,
     };
     std::fs::create_dir_all(state_dir).map_err(failed)?;
-    let file = File::create(state_dir.join("serve.lock")).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(ServeError::Taken(state_dir.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    let directory = File::open(state_dir).map_err(failed)?;
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(state_dir.to_owned())),
+        Err(error) => Err(failed(error.into())),
     }
 }
 
@@ -203,98 +224,185 @@ impl Again {
 struct Service {
     file: PathBuf,
     config: Config,
-    digest: Digest,
-    shared: Shared,
+    changes: u32,
     pins: AgentPins,
     tree: CgroupTree,
     own_cgroup: Option<String>,
     // Of every cgroup that there is.
     cgroups: BTreeSet<String>,
     walked: bool,
+    stopping: bool,
     workloads: Vec<Workload>,
-    notifier: Notifier,
+    numbers: u32,
+    around: Around,
+    beats: Option<tokio::time::Interval>,
     homeless: mpsc::Receiver<(WorkloadName, u32)>,
     homes: mpsc::Sender<(WorkloadName, u32)>,
-    policies: Option<(Task<()>, Arc<Notify>)>,
     // Made a moment ago: what runtimes write about them may come later than they do.
     recent: BTreeMap<String, tokio::time::Instant>,
     pods: Pods,
     pod_changes: mpsc::Receiver<String>,
     pods_told: mpsc::Sender<String>,
     pods_watch: Option<Task<()>>,
-    readers: Readers,
-    ready: Readiness,
-    control: Option<Task<()>>,
     kept: BTreeMap<String, Vec<std::net::TcpListener>>,
     forwarding: Vec<Task<()>>,
+    _doors: Doors,
     _lock: File,
 }
 
 impl Service {
-    async fn start(spec: ServeSpec) -> Result<Self, ServeError> {
-        let ServeSpec { file, config, digest } = spec;
+    async fn start(spec: ServeSpec, started: Started) -> Result<Self, ServeError> {
+        let ServeSpec { file, text, config } = spec;
+        let Started {
+            proxy,
+            user,
+            notifier,
+            kept,
+            lock,
+        } = started;
         if config.workloads.is_empty() {
             tracing::warn!("no [[workload]] is configured: nothing is governed");
         }
-        let lock = lock(&config.state_dir)?;
-        let notifier = Notifier::from_environment();
-        let kept = notify::kept_listeners();
-        let shared = shared(&config)?;
         let pins = AgentPins::of(&config.state_dir)?;
+        let doors = Doors::hand_over(&proxy, (&file, &text, &config), &user).await?;
         let (homes, homeless) = mpsc::channel(HOMELESS);
         let (pods_told, pod_changes) = mpsc::channel(HOMELESS);
         let mut service = Self {
             file,
-            digest,
             pins,
+            changes: 0,
             tree: CgroupTree::mounted()?,
             own_cgroup: cgroup_of_self(),
             cgroups: BTreeSet::new(),
             walked: false,
+            stopping: false,
             workloads: Vec::new(),
-            notifier,
+            numbers: 0,
+            beats: notifier.beat().map(tokio::time::interval),
+            around: Around { proxy, notifier },
             homeless,
             homes,
-            policies: None,
             recent: BTreeMap::new(),
             pods: Pods::default(),
             pod_changes,
             pods_told,
             pods_watch: None,
-            readers: Readers::default(),
-            ready: Readiness::default(),
-            control: None,
             kept,
             forwarding: Vec::new(),
+            _doors: doors,
             _lock: lock,
-            shared,
             config,
         };
+        let heard = service.hear(PATIENCE).await?;
+        if !matches!(heard, ServiceHeard::Accepted(0)) {
+            return Err(unlike(heard));
+        }
+        let mut opened = Vec::new();
         for workload in service.config.workloads.clone() {
+            opened.push(service.open(workload)?);
+        }
+        let hooks = opened.first().map(|w| w.hooks().to_vec());
+        service.around.proxy.started(hooks.unwrap_or_default()).await;
+        for workload in opened {
             service.begin(workload).await?;
         }
         // Kept for a workload that is none any more.
         for name in std::mem::take(&mut service.kept).into_keys() {
-            service.notifier.forget(&name);
+            service.around.notifier.forget(&name);
         }
-        let hooks = service.workloads.first().map(|w| w.hooks().to_vec());
-        let started = Event::AgentStarted {
-            version: env!("CARGO_PKG_VERSION").into(),
-            config: service.digest,
-            bundle: service.shared.policies.current().bundle(),
-            hooks: hooks.unwrap_or_default(),
-        };
-        let _receipt = service.shared.audit.record(started).await?;
-        service.watch_policies();
         service.watch_pods();
-        service.count();
-        service.control = service.control();
         Ok(service)
     }
 
-    async fn begin(&mut self, config: config::WorkloadConfig) -> Result<(), ServeError> {
+    /// What the proxy says next that is not the end of everything; the watchdog is told meanwhile.
+    async fn hear(&mut self, patience: Duration) -> Result<ServiceHeard, ServeError> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let heard = tokio::select! {
+                heard = self.around.proxy.hear() => heard,
+                () = tick(&mut self.beats) => {
+                    self.beat();
+                    continue;
+                }
+                () = tokio::time::sleep_until(until) => {
+                    return Err(ServeError::Proxy("the proxy does not answer".into()));
+                }
+            };
+            return match heard {
+                ServiceHeard::Failed(why) => Err(ServeError::Proxy(why)),
+                ServiceHeard::Gone(why) => Err(ServeError::Proxy(format!("the proxy has ended: {why}"))),
+                ServiceHeard::Stopping => {
+                    self.stopping = true;
+                    continue;
+                }
+                ServiceHeard::Accepted(_)
+                | ServiceHeard::Refused(..)
+                | ServiceHeard::Serving(_)
+                | ServiceHeard::Broken(..)
+                | ServiceHeard::Ended(_)
+                | ServiceHeard::Done => Ok(heard),
+            };
+        }
+    }
+
+    /// Both halves are alive.
+    fn beat(&self) {
+        if self.around.proxy.is_alive() {
+            self.around.notifier.tell("WATCHDOG=1");
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), ServeError> {
+        let mut signals = Signals::listen().map_err(|source| ServeError::System {
+            what: "no signals",
+            source,
+        })?;
+        let mut tree = self.tree.watch()?;
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut again = Again::default();
+        while !self.stopping {
+            tokio::select! {
+                event = tree.recv() => match event {
+                    Some(event) => self.tree_event(event, &mut again).await,
+                    None => {
+                        // Without it nothing new would be governed: the service manager starts another.
+                        return Err(ServeError::System { what: "cgroups are not watched any more", source: std::io::ErrorKind::BrokenPipe.into() });
+                    }
+                },
+                Some((workload, pid)) = self.homeless.recv() => self.home(&workload, pid).await,
+                Some(uid) = self.pod_changes.recv() => self.pod(&uid, &mut again).await,
+                () = again.due() => self.look_again().await,
+                _ = looks.tick() => self.look().await,
+                () = tick(&mut self.beats) => self.beat(),
+                heard = self.around.proxy.hear() => match heard {
+                    ServiceHeard::Stopping => return Ok(()),
+                    ServiceHeard::Failed(why) => return Err(ServeError::Abandoned(why)),
+                    ServiceHeard::Gone(why) => return Err(ServeError::Abandoned(why.to_string())),
+                    other @ (ServiceHeard::Accepted(_) | ServiceHeard::Refused(..) | ServiceHeard::Serving(_) | ServiceHeard::Broken(..) | ServiceHeard::Ended(_) | ServiceHeard::Done) => {
+                        return Err(unlike(other));
+                    }
+                },
+                signal = signals.next() => match signal {
+                    Wish::Reload => self.reload().await?,
+                    Wish::Stop => return Ok(()),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the hooks of a workload.
+    fn open(&mut self, config: config::WorkloadConfig) -> Result<Workload, GuardError> {
+        let number = self.numbers;
+        self.numbers += 1;
+        Workload::open(config, number, &self.config, &self.pins)
+    }
+
+    /// Governs from now on what the workload selects, once the proxy serves it.
+    async fn begin(&mut self, mut workload: Workload) -> Result<(), ServeError> {
         let (homeless, mut told) = mpsc::channel(HOMELESS);
-        let (name, homes) = (config.name.clone(), self.homes.clone());
+        let (name, homes) = (workload.config.name.clone(), self.homes.clone());
         self.forwarding.push(spawn("homeless", async move {
             while let Some(pid) = told.recv().await {
                 if homes.send((name.clone(), pid)).await.is_err() {
@@ -303,16 +411,19 @@ impl Service {
             }
         }));
         self.forwarding.retain(|task| !task.is_finished());
-        let workload = Workload::start(
-            config,
-            &self.config,
-            &self.shared,
-            &self.pins,
-            &mut self.kept,
-            &self.notifier,
-            homeless,
-        );
-        self.workloads.push(workload.await?);
+        workload.offer(&self.config, &self.around, homeless).await?;
+        let heard = self.hear(PATIENCE).await?;
+        if let ServiceHeard::Broken(number, why) = &heard
+            && *number == workload.number
+        {
+            self.around.proxy.forget(*number);
+            return Err(ServeError::Unserved(why.clone()));
+        }
+        if !matches!(heard, ServiceHeard::Serving(number) if number == workload.number) {
+            return Err(unlike(heard));
+        }
+        workload.begin(&mut self.kept, &self.around).await;
+        self.workloads.push(workload);
         Ok(())
     }
 
@@ -329,7 +440,7 @@ impl Service {
             }
             TreeEvent::Changed(path) => {
                 if self.consider(&path).await || self.governor(&path).is_some() {
-                    self.look_at_namespaces();
+                    self.look_at_namespaces().await;
                     again.soon();
                 } else if self.config.workloads.iter().any(|w| waits(&w.selector)) {
                     // What starts a process changes its user and its file a moment later.
@@ -346,7 +457,9 @@ impl Service {
                         .map(str::to_owned)
                         .collect();
                     for path in gone {
-                        workload.release(&path, "the cgroup was removed").await;
+                        workload
+                            .release(&path, "the cgroup was removed", &self.around)
+                            .await;
                     }
                 }
             }
@@ -363,16 +476,16 @@ impl Service {
                         self.pins.release(&name);
                     }
                 }
+                self.around.proxy.ready().await;
                 self.say_ready();
             }
         }
     }
 
     fn say_ready(&self) {
-        self.ready.set(true);
         let governed: usize = self.workloads.iter().map(|w| w.cgroups().count()).sum();
         tracing::info!(workloads = self.workloads.len(), governed, "serving");
-        self.notifier.tell(&format!(
+        self.around.notifier.tell(&format!(
             "READY=1\nSTATUS={} workloads, {governed} cgroups governed",
             self.workloads.len()
         ));
@@ -394,7 +507,8 @@ impl Service {
         let Some(name) = found.map(|w| w.name.clone()) else {
             return false;
         };
-        if self.own_cgroup.as_deref().is_some_and(|own| is_within(own, path)) {
+        let own = [self.own_cgroup.as_deref(), self.around.proxy.cgroup()];
+        if own.into_iter().flatten().any(|own| is_within(own, path)) {
             tracing::error!(workload = %name, cgroup = path, "the agent itself is in it: it is not governed. Put the agent into a cgroup of its own (a systemd service is one)");
             return false;
         }
@@ -410,13 +524,15 @@ impl Service {
         let Some(workload) = self.workloads.iter_mut().find(|w| w.config.name == name) else {
             return false;
         };
-        if let Err(error) = workload.govern(path, &directory, &self.notifier).await {
+        if let Err(error) = workload.govern(path, &directory, &self.around).await {
             if directory.exists() {
                 tracing::error!(workload = %name, cgroup = path, %error, "not governed");
             }
             return false;
         }
-        workload.begin_pod(path, known.pod.as_ref(), &directory);
+        workload
+            .begin_pod(path, known.pod.as_ref(), &directory, &self.around, &self.config)
+            .await;
         let inner: Vec<String> = workload
             .cgroups()
             .filter(|governed| *governed != path && is_within(governed, path))
@@ -424,7 +540,7 @@ impl Service {
             .collect();
         for inner in inner {
             workload
-                .release(&inner, "a cgroup that it lies in is governed")
+                .release(&inner, "a cgroup that it lies in is governed", &self.around)
                 .await;
         }
         true
@@ -445,20 +561,21 @@ impl Service {
         known
     }
 
-    fn home(&mut self, name: &WorkloadName, pid: u32) {
+    async fn home(&mut self, name: &WorkloadName, pid: u32) {
         let workload = self.workloads.iter_mut().find(|w| w.config.name == *name);
         if let Some(workload) = workload {
-            workload.home(pid, &self.notifier);
+            workload.home(pid, &self.around).await;
         }
     }
 
-    fn look_at_namespaces(&mut self) {
+    async fn look_at_namespaces(&mut self) {
         if !self.walked {
             // What was kept for namespaces whose cgroups are still to be said would be given up.
             return;
         }
         for workload in &mut self.workloads {
-            workload.look_at_namespaces(|path| self.tree.directory(path), &self.notifier);
+            let directory = |path: &str| self.tree.directory(path);
+            workload.look_at_namespaces(directory, &self.around).await;
         }
     }
 
@@ -469,7 +586,7 @@ impl Service {
             self.consider(&path).await;
         }
         self.recent.retain(|_, since| now < *since + RECENT);
-        self.look_at_namespaces();
+        self.look_at_namespaces().await;
     }
 
     /// What is known of a pod has changed. One that is governed stays so until its cgroup goes: its processes may outlive it in
@@ -496,13 +613,6 @@ impl Service {
         }
     }
 
-    /// What is counted, and for whom.
-    fn count(&self) {
-        let readers = self.workloads.iter();
-        let readers = readers.map(|w| (w.config.name.to_string(), w.counter_reader()));
-        self.readers.replace(readers.collect());
-    }
-
     /// What nobody tells of: processes that changed, namespaces that were left, old connections that ended.
     async fn look(&mut self) {
         if self.workloads.iter().any(|w| waits(&w.config.selector)) {
@@ -510,36 +620,30 @@ impl Service {
                 self.consider(&path).await;
             }
         }
-        self.look_at_namespaces();
+        self.look_at_namespaces().await;
         for workload in &mut self.workloads {
             workload.look_at_drains(|path| self.tree.directory(path));
         }
     }
 
-    fn watch_policies(&mut self) {
-        self.policies = self.config.policies.clone().map(|dir| {
-            let asked = Arc::new(Notify::new());
-            let reloading = Reloading {
-                dir,
-                classes: self.shared.masks.classes().clone(),
-                policies: Arc::clone(&self.shared.policies),
-                audit: self.shared.audit.clone(),
-            };
-            (spawn("policies", reloading.watch(Arc::clone(&asked))), asked)
-        });
-    }
-
-    async fn stop(self) {
-        self.notifier.tell("STOPPING=1");
-        let hand_over = self.notifier.keeps();
-        let ends = self.workloads.into_iter().map(|workload| workload.end(hand_over));
-        futures_util::future::join_all(ends).await;
-        let stopped = Event::AgentStopped {
-            reason: "it was asked to; the hooks stay".into(),
+    /// Ends: sessions first. The hooks stay.
+    async fn stop(mut self) -> Result<(), ServeError> {
+        self.around.notifier.tell("STOPPING=1");
+        let hand_over = self.around.notifier.keeps();
+        self.around.proxy.stop(hand_over).await;
+        let until = tokio::time::Instant::now() + DRAIN + DRAIN;
+        let done = loop {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            match self.hear(left).await {
+                Ok(ServiceHeard::Done) => break Ok(()),
+                Ok(_said_before) => {}
+                Err(error) => break Err(error),
+            }
         };
-        if let Err(error) = self.shared.audit.record(stopped).await.map(|_receipt| ()) {
-            tracing::error!(%error, "the end could not be recorded");
+        for workload in self.workloads {
+            workload.leave(hand_over && done.is_ok());
         }
-        self.shared.audit.close().await;
+        self.around.proxy.end(DRAIN).await;
+        done
     }
 }

@@ -1,83 +1,62 @@
-//! Who speaks to the serving agent from outside: the control socket, signals, ClickHouse.
+//! Who speaks to the serving guard from outside: signals; and the sockets that it opens for its proxy.
 
-use std::sync::Arc;
+use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::control::wire::Status;
-use crate::control::{ControlRooms, MetricSource, Server, directory};
-use crate::task::{Task, spawn};
+use crate::config::Config;
+use crate::control::{Server, directory};
+use crate::guard::{Begin, ServiceProxy};
 
-use super::super::health;
-use super::super::metrics::Meters;
-use super::super::traces::Traces;
-use super::Service;
+use super::super::agent_user::AgentUser;
+use super::super::health::{self, SocketFile};
+use super::ServeError;
 
-/// What stands in the place of a run's id in figures.
-const RUN: &str = "serve";
+/// Sockets in places where only root can put them; their files go with this.
+#[derive(Debug)]
+pub(super) struct Doors {
+    _control: Option<Server>,
+    _health: Option<SocketFile>,
+}
 
-impl Service {
-    /// The figures of all workloads.
-    fn figures(&self) -> MetricSource {
-        let meters = Meters {
-            run: RUN.into(),
-            audit: self.shared.audit.clone(),
-            streamed: self
-                .config
-                .audit
-                .clickhouse
-                .as_ref()
-                .map(|_sink| self.config.audit.dir.clone()),
-            kernel: self.readers.clone(),
-            domain: None,
-        };
-        MetricSource::new(move || meters.read())
-    }
-
-    /// Health and figures over HTTP, where that is configured.
-    pub(super) async fn health(&self) -> Option<Task<()>> {
-        health::start(&self.config.telemetry, self.figures(), self.ready.clone()).await
-    }
-
-    pub(super) fn control(&self) -> Option<Task<()>> {
-        let names: Vec<&str> = self.config.workloads.iter().map(|w| w.name.as_str()).collect();
-        let status = Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            run: RUN.into(),
-            principal: names.join(" "),
-            hooks: self
-                .workloads
-                .first()
-                .map(|w| w.hooks().to_vec())
-                .unwrap_or_default(),
-        };
-        let control = ControlRooms {
-            broker: self.shared.broker.clone(),
-            issuers: self.shared.issuers.clone(),
-            status,
-            metrics: self.figures(),
-        };
-        match Server::listen(&directory()) {
-            Ok(server) => Some(spawn("control", server.serve(Arc::new(control)))),
+impl Doors {
+    /// Opens the control socket, and that of health and figures where it is configured, and hands the proxy all that it begins
+    /// with.
+    pub(super) async fn hand_over(
+        proxy: &ServiceProxy,
+        (file, text, config): (&Path, &str, &Config),
+        user: &AgentUser,
+    ) -> Result<Self, ServeError> {
+        let control = match Server::listen(&directory()) {
+            Ok(server) => Some(server),
             Err(error) => {
                 tracing::warn!(%error, "approvals cannot be decided through this agent");
                 None
             }
-        }
-    }
-
-    /// Spans to a collector, where that is configured.
-    pub(super) fn traces(&self) -> Option<Traces> {
-        Traces::start(self.config.telemetry.traces.as_ref(), &self.shared.audit)
-    }
-
-    pub(super) fn shipping(&self) -> Option<Task<()>> {
-        let sink = self.config.audit.clickhouse.clone()?;
-        Some(spawn(
-            "clickhouse",
-            crate::audit::ship(self.config.audit.dir.clone(), sink),
-        ))
+        };
+        let health = health::open(&config.telemetry).map(health::Door::handed);
+        let (health, file_of_health) = match health {
+            Some((door, file)) => (Some(door), file),
+            None => (None, None),
+        };
+        let failed = |source| ServeError::System {
+            what: "the proxy cannot be given what it begins with",
+            source,
+        };
+        let socket = control.as_ref().map(Server::socket).transpose();
+        let begin = Begin {
+            user: (user.uid, user.gid),
+            file,
+            text,
+            config,
+            control: socket.map_err(failed)?,
+            health,
+        };
+        proxy.begin(begin).await.map_err(failed)?;
+        Ok(Self {
+            _control: control,
+            _health: file_of_health,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pods that act as their own service accounts: the projected token of each, read where kubelet puts it, again when kubelet
-//! replaces it. This is the guard's part and the proxy's: `file` names what is to be read (root's), `identity::pod` judges it.
+//! replaces it. The guard says which pods there are and where their tokens lie (`file`), and opens these; the proxy reads and judges
+//! them (`identity::pod`).
 //!
 //! Kubelet's directory and not `/proc/PID/root`: what lies there was written by kubelet, and not by whoever runs in the pod.
 
@@ -10,12 +11,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::audit::AuditLog;
+use crate::guard::GovernedPod;
 use crate::identity::{Binding, IdentityChange, Issuers, PodBindings, PodName, TokenSource};
 use crate::model::{Principal, RunId};
 use crate::task::{Task, spawn};
 
 use super::super::proxy::record_identity;
-use super::select::Pod;
 
 /// Changes of identities that wait to be recorded.
 const CHANGES: usize = 64;
@@ -30,7 +31,6 @@ pub(super) fn file(kubelet: &Path, uid: &str, volume: &Path) -> PathBuf {
 
 /// The tokens of a workload's pods.
 pub(super) struct PodTokens {
-    kubelet: PathBuf,
     volume: PathBuf,
     issuers: Issuers,
     bindings: Arc<PodBindings>,
@@ -43,7 +43,7 @@ impl PodTokens {
     /// Of no pod yet, and what stands behind the workload meanwhile: whoever the token of each process's pod vouches for, and
     /// nobody for `workload` itself.
     pub(super) fn new(
-        (kubelet, volume): (PathBuf, PathBuf),
+        volume: PathBuf,
         issuers: Issuers,
         workload: Principal,
         (audit, run): (AuditLog, RunId),
@@ -52,7 +52,6 @@ impl PodTokens {
         let bindings = Arc::new(PodBindings::new(crate::guard::holds_cgroup));
         let binding = Binding::of_pods(workload, Arc::clone(&bindings));
         let tokens = Self {
-            kubelet,
             volume,
             issuers,
             bindings,
@@ -63,24 +62,30 @@ impl PodTokens {
         (tokens, binding)
     }
 
-    /// A pod whose own cgroup is `directory` is governed.
-    pub(super) fn begin(&mut self, uid: &str, pod: &Pod, directory: &Path) {
-        if self.watched.contains_key(uid) {
+    /// A pod is governed.
+    pub(super) fn begin(&mut self, pod: GovernedPod) {
+        let GovernedPod {
+            uid,
+            namespace,
+            name,
+            service_account,
+            directory,
+            token,
+        } = pod;
+        if self.watched.contains_key(&uid) {
             return;
         }
         let pod = PodName {
-            uid: uid.to_owned(),
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            service_account: pod.service_account.clone(),
+            uid: uid.clone(),
+            namespace,
+            name,
+            service_account,
         };
-        let path = file(&self.kubelet, uid, &self.volume);
         let binding = Arc::new(Binding::to_come_of_pod(&pod, &self.volume));
-        self.bindings.add(uid, directory, Arc::clone(&binding));
-        let source = TokenSource::Pod(path, pod);
+        self.bindings.add(&uid, &directory, Arc::clone(&binding));
+        let source = TokenSource::Pod(token, pod);
         let watching = binding.watch(source, self.issuers.clone(), self.changes.clone());
-        self.watched
-            .insert(uid.to_owned(), spawn("pod identity", watching));
+        self.watched.insert(uid, spawn("pod identity", watching));
     }
 
     /// It is governed no longer.

@@ -1,34 +1,32 @@
-//! One governed workload: its guard, its cgroups, its namespaces, and what serves its connections.
+//! One governed workload, as its guard sees it: its hooks and tables, its cgroups, its namespaces. What serves its connections
+//! is in the proxy (`served`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use crate::audit::{AuditLog, Event};
-use crate::config::{Config, DialFrom, OnAttach, WorkloadConfig, WorkloadIdentity};
-use crate::connection::{Acceptor, DatagramListener, Targets, dial_from};
+use crate::config::{Config, OnAttach, WorkloadConfig, WorkloadIdentity};
 use crate::guard::{
-    AgentPins, CounterReader, GuardError, Namespace, NamespaceId, NamespaceListeners, WorkloadGuard,
-    close_older, count_older, processes_below,
+    AgentPins, GovernedPod, GuardError, Namespace, NamespaceId, NamespaceListeners, ServiceProxy,
+    WorkloadGuard, close_older, count_older, processes_below,
 };
-use crate::identity::{Binding, TokenSource};
-use crate::model::RunId;
-use crate::task::{Task, spawn};
+use crate::task::Task;
 
-use super::super::proxy::record_identity;
-use super::super::rooms::{Shared, host_dns, workload_principal};
-use super::super::serve::{Serving, names};
-use super::super::{denials, rules};
-use super::accept::{Current, Ending, accept};
+use super::super::rooms::host_dns;
 use super::containers::pod_of;
 use super::notify::Notifier;
-use super::pod_token::PodTokens;
+use super::pod_token;
 use super::select::Pod;
-use super::{DRAIN, ServeError};
+
+/// Whom a workload's guard speaks to.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub(super) proxy: ServiceProxy,
+    pub(super) notifier: Notifier,
+}
 
 /// A governed cgroup.
 #[derive(Debug)]
@@ -42,8 +40,6 @@ struct Governed {
 struct Served {
     kept_as: String,
     ports: BTreeSet<u16>,
-    accepting: Vec<Task<()>>,
-    ending: watch::Sender<Ending>,
     // Keeps its inode from being another namespace's.
     namespace: Arc<Namespace>,
 }
@@ -51,84 +47,66 @@ struct Served {
 /// A governed workload.
 pub(super) struct Workload {
     pub(super) config: WorkloadConfig,
-    run: RunId,
-    audit: AuditLog,
+    pub(super) number: u32,
     guard: WorkloadGuard,
-    binding: Arc<Binding>,
-    current: Arc<ArcSwap<Current>>,
     governed: BTreeMap<String, Governed>,
     namespaces: BTreeMap<NamespaceId, Served>,
-    // These have something to write down at the end.
-    draining: Vec<Task<()>>,
-    denials_end: watch::Sender<()>,
-    identity: Vec<Task<()>>,
-    /// Where each of its pods acts for itself.
-    pods: Option<PodTokens>,
-    follow: Vec<Task<()>>,
+    // Tells the proxy what is denied.
+    forwarding: Option<Task<()>>,
 }
 
 impl Workload {
-    /// Loads its guard, and serves its connections in the agent's own namespace. Nothing is attached yet.
-    pub(super) async fn start(
+    /// Loads its hooks. Nothing is attached yet that was not before.
+    pub(super) fn open(
         config: WorkloadConfig,
+        number: u32,
         whole: &Config,
-        shared: &Shared,
         pins: &AgentPins,
-        kept: &mut BTreeMap<String, Vec<TcpListener>>,
-        notifier: &Notifier,
-        homeless: mpsc::Sender<u32>,
-    ) -> Result<Self, ServeError> {
-        let run = RunId::new();
-        let audit = shared.audit.about(&config.name)?;
-        let Bound {
-            binding,
-            tasks: identity,
-            pods,
-        } = bind(&config, whole, shared, &audit, run).await;
+    ) -> Result<Self, GuardError> {
         let mut guard = WorkloadGuard::open(pins, &config.name, &host_dns().servers)?;
         guard.allow_inbound(&whole.inbound)?;
         for (feature, lost) in &guard.features().missing {
             tracing::warn!(workload = %config.name, feature, lost, "this kernel lacks a feature");
         }
-        let (denials_end, told) = watch::channel(());
-        let mut draining = Vec::new();
-        if let Some(mut stream) = guard.take_denials() {
-            stream.tell_homeless(homeless);
-            draining.push(spawn(
-                "denials",
-                denials::record(stream, audit.clone(), run, told),
-            ));
-        }
-        let (current, follow) = serving(&config, whole, shared, &audit, run, &binding, &guard).await?;
-        let mut workload = Self {
+        Ok(Self {
             config,
-            run,
-            audit,
+            number,
             guard,
-            binding,
-            current: Arc::new(ArcSwap::from_pointee(current)),
             governed: BTreeMap::new(),
             namespaces: BTreeMap::new(),
-            draining,
-            denials_end,
-            identity,
-            pods,
-            follow,
-        };
-        workload.take_back(kept, notifier);
-        workload.guard.live();
-        workload.open_namespace(Namespace::own(), notifier);
-        Ok(workload)
+            forwarding: None,
+        })
+    }
+
+    /// Has the proxy serve it, which says when it does.
+    pub(super) async fn offer(
+        &mut self,
+        whole: &Config,
+        around: &Around,
+        homeless: mpsc::Sender<u32>,
+    ) -> Result<(), GuardError> {
+        let resolvers = host_dns().servers;
+        around
+            .proxy
+            .workload(self.number, &self.guard, (whole, &self.config), &resolvers)
+            .await?;
+        if let Some(mut denials) = self.guard.take_denials() {
+            denials.tell_homeless(homeless);
+            self.forwarding = Some(around.proxy.forward(self.number, denials));
+        }
+        Ok(())
+    }
+
+    /// The proxy serves it: from now on the hooks redirect, in the agent's own namespace too.
+    pub(super) async fn begin(&mut self, kept: &mut BTreeMap<String, Vec<TcpListener>>, around: &Around) {
+        self.take_back(kept, around).await;
+        self.guard.live(&around.proxy);
+        self.open_namespace(Namespace::own(), around).await;
     }
 
     /// The cgroups that are governed.
     pub(super) fn cgroups(&self) -> impl Iterator<Item = &str> {
         self.governed.keys().map(String::as_str)
-    }
-
-    /// Reads the kernel's counters.
-    pub(super) fn counter_reader(&self) -> CounterReader {
-        self.guard.counter_reader()
     }
 
     /// Its hooks.
@@ -137,7 +115,7 @@ impl Workload {
     }
 
     /// Listeners that were kept over the restart go on in their namespaces.
-    fn take_back(&mut self, kept: &mut BTreeMap<String, Vec<TcpListener>>, notifier: &Notifier) {
+    async fn take_back(&mut self, kept: &mut BTreeMap<String, Vec<TcpListener>>, around: &Around) {
         let prefix = format!("listen.{}.", self.config.name);
         let names: Vec<String> = kept
             .keys()
@@ -153,16 +131,16 @@ impl Workload {
                 Ok(None) => continue,
                 Err(error) => {
                     tracing::warn!(name, %error, "kept listeners cannot be used");
-                    notifier.forget(&name);
+                    around.notifier.forget(&name);
                     continue;
                 }
             };
             // Sockets do not say whose process they belong to: the namespace is found again by them.
             match listeners.namespace() {
-                Ok(namespace) => self.serve_namespace(namespace, listeners, name),
+                Ok(namespace) => self.serve_namespace(namespace, listeners, name, around).await,
                 Err(error) => {
                     tracing::warn!(name, %error, "the namespace of kept listeners is not found");
-                    notifier.forget(&name);
+                    around.notifier.forget(&name);
                 }
             }
         }
@@ -175,7 +153,7 @@ impl Workload {
         }
     }
 
-    fn open_namespace(&mut self, namespace: std::io::Result<Namespace>, notifier: &Notifier) {
+    async fn open_namespace(&mut self, namespace: std::io::Result<Namespace>, around: &Around) {
         let namespace = match namespace {
             Ok(namespace) => namespace,
             Err(error) => return tracing::debug!(%error, "a namespace was gone"),
@@ -187,9 +165,9 @@ impl Workload {
             Ok(listeners) => {
                 let name = format!("listen.{}.{}", self.config.name, namespace.cookie().0);
                 let sockets: Vec<_> = listeners.sockets().collect();
-                notifier.keep(&name, &sockets);
+                around.notifier.keep(&name, &sockets);
                 drop(sockets);
-                self.serve_namespace(namespace, listeners, name);
+                self.serve_namespace(namespace, listeners, name, around).await;
             }
             Err(error) => {
                 tracing::error!(workload = %self.config.name, %error, "the agent cannot listen in a namespace of the workload: connections there stay denied");
@@ -197,68 +175,48 @@ impl Workload {
         }
     }
 
-    /// First the agent accepts, then the hooks redirect.
-    fn serve_namespace(&mut self, namespace: Namespace, mut listeners: NamespaceListeners, kept_as: String) {
+    /// What is redirected before the proxy has the listeners waits in them.
+    async fn serve_namespace(
+        &mut self,
+        namespace: Namespace,
+        mut listeners: NamespaceListeners,
+        kept_as: String,
+        around: &Around,
+    ) {
         let (id, cookie) = (namespace.id(), namespace.cookie());
         listeners.open_names(&namespace);
         if let Err(error) = self.guard.listen(&listeners) {
             return tracing::error!(workload = %self.config.name, %error, "connections of a namespace stay denied");
         }
-        let namespace = Arc::new(namespace);
-        dial_from(&namespace);
-        let (ending, _) = watch::channel(Ending::No);
-        let mut accepting = Vec::new();
-        let mut ports = BTreeSet::new();
-        for (socket, address) in listeners.take_names() {
-            match tokio::net::UdpSocket::from_std(socket) {
-                Ok(socket) => {
-                    let listener = DatagramListener::new(socket, address, cookie, self.guard.datagrams());
-                    let current = Arc::clone(&self.current);
-                    let serving = move || Arc::clone(&current.load().serving);
-                    accepting.push(spawn("names", names(serving, listener, ending.subscribe())));
-                }
-                Err(error) => tracing::error!(%error, "a socket for names cannot be used"),
-            }
-        }
-        for (listener, address) in listeners.into_sockets() {
-            ports.insert(address.0.port());
-            match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    let acceptor = Acceptor::new(listener, address, cookie, self.guard.flows());
-                    let current = Arc::clone(&self.current);
-                    let accepting_here = accept(current, acceptor, cookie, ending.subscribe());
-                    accepting.push(spawn("accept", accepting_here));
-                }
-                Err(error) => tracing::error!(%error, "a listener cannot be used"),
-            }
-        }
+        let served = Served {
+            kept_as,
+            ports: listeners.ports().collect(),
+            namespace: Arc::new(namespace),
+        };
+        self.namespaces.insert(id, served);
+        self.tell_namespaces(around);
+        around.proxy.listen(self.number, listeners).await;
         tracing::info!(workload = %self.config.name, ?cookie, "listening in a network namespace");
-        self.namespaces.insert(
-            id,
-            Served {
-                kept_as,
-                ports,
-                accepting,
-                ending,
-                namespace,
-            },
-        );
+    }
+
+    /// From where the proxy may have its targets dialled.
+    fn tell_namespaces(&self, around: &Around) {
+        let all = self.namespaces.values();
+        around
+            .proxy
+            .namespaces(self.number, all.map(|served| Arc::clone(&served.namespace)));
     }
 
     /// Whoever connected in a namespace without a listener: the next try finds one.
-    pub(super) fn home(&mut self, pid: u32, notifier: &Notifier) {
+    pub(super) async fn home(&mut self, pid: u32, around: &Around) {
         let known = NamespaceId::of(pid).is_none_or(|id| self.namespaces.contains_key(&id));
         if !known {
-            self.open_namespace(Namespace::of(pid), notifier);
+            self.open_namespace(Namespace::of(pid), around).await;
         }
     }
 
     /// Listens in every namespace that its processes are in, and no longer in those that they have left.
-    pub(super) fn look_at_namespaces(
-        &mut self,
-        directory: impl Fn(&str) -> std::path::PathBuf,
-        notifier: &Notifier,
-    ) {
+    pub(super) async fn look_at_namespaces(&mut self, directory: impl Fn(&str) -> PathBuf, around: &Around) {
         let mut alive = BTreeSet::new();
         let paths: Vec<String> = self.governed.keys().cloned().collect();
         for path in paths {
@@ -266,7 +224,7 @@ impl Workload {
                 alive.extend(seen.namespace);
                 let known = seen.namespace.is_none_or(|id| self.namespaces.contains_key(&id));
                 if !known {
-                    self.open_namespace(Namespace::of(seen.pid), notifier);
+                    self.open_namespace(Namespace::of(seen.pid), around).await;
                 }
             }
         }
@@ -279,13 +237,18 @@ impl Workload {
             .collect();
         for id in left {
             if let Some(served) = self.namespaces.remove(&id) {
-                self.guard.unlisten(served.namespace.cookie());
-                notifier.forget(&served.kept_as);
-                served.ending.send_replace(Ending::Empty);
-                self.draining.extend(served.accepting);
+                let cookie = served.namespace.cookie();
+                self.guard.unlisten(cookie);
+                around.notifier.forget(&served.kept_as);
+                around.proxy.unlisten(self.number, cookie).await;
+                self.tell_namespaces(around);
             }
         }
-        self.draining.retain(|task| !task.is_finished());
+    }
+
+    fn ports(&self) -> BTreeSet<u16> {
+        let all = self.namespaces.values();
+        all.flat_map(|s| s.ports.iter().copied()).collect()
     }
 
     /// Governs a cgroup and all below it, from now on.
@@ -293,7 +256,7 @@ impl Workload {
         &mut self,
         path: &str,
         directory: &Path,
-        notifier: &Notifier,
+        around: &Around,
     ) -> Result<(), GuardError> {
         if self.governed.contains_key(path) {
             return Ok(());
@@ -305,14 +268,10 @@ impl Workload {
                 .namespace
                 .is_some_and(|id| !self.namespaces.contains_key(&id))
             {
-                self.open_namespace(Namespace::of(seen.pid), notifier);
+                self.open_namespace(Namespace::of(seen.pid), around).await;
             }
         }
-        let ports: BTreeSet<u16> = self
-            .namespaces
-            .values()
-            .flat_map(|s| s.ports.iter().copied())
-            .collect();
+        let ports = self.ports();
         let drains = self.config.on_attach == OnAttach::Drain && count_older(directory, &ports) > 0;
         let new = self.guard.attach(directory, !drains)?;
         let closed = if new && self.config.on_attach == OnAttach::Close {
@@ -330,31 +289,44 @@ impl Workload {
         tracing::info!(workload = %self.config.name, cgroup = path, processes = there.len(), closed, new, "governed");
         self.governed.insert(path.to_owned(), Governed { id, drains });
         if new {
-            let event = Event::WorkloadGoverned {
-                run: self.run,
-                cgroup: path.to_owned(),
-                processes: there.len(),
-                closed,
-            };
-            self.post(event).await;
+            around
+                .proxy
+                .governed(self.number, path, there.len(), closed)
+                .await;
         }
         Ok(())
     }
 
     /// A governed cgroup is that of a pod: it acts for itself, where that is configured.
-    pub(super) fn begin_pod(&mut self, path: &str, pod: Option<&Pod>, directory: &Path) {
-        if let (Some(tokens), Some(uid), Some(pod)) = (&mut self.pods, pod_of(path), pod) {
-            tokens.begin(&uid, pod, directory);
-        }
+    pub(super) async fn begin_pod(
+        &self,
+        path: &str,
+        pod: Option<&Pod>,
+        directory: &Path,
+        around: &Around,
+        whole: &Config,
+    ) {
+        let WorkloadIdentity::PodToken(volume) = &self.config.identity else {
+            return;
+        };
+        let kubelet = whole.kubernetes.as_ref().map(|k| k.kubelet_dir.as_path());
+        let (Some(uid), Some(pod), Some(kubelet)) = (pod_of(path), pod, kubelet) else {
+            return;
+        };
+        let pod = GovernedPod {
+            token: pod_token::file(kubelet, &uid, volume),
+            uid,
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: pod.service_account.clone(),
+            directory: directory.to_owned(),
+        };
+        around.proxy.pod(self.number, pod).await;
     }
 
     /// Cgroups whose old connections were left: once there are none, nothing leaves the host past the agent any more.
-    pub(super) fn look_at_drains(&mut self, directory: impl Fn(&str) -> std::path::PathBuf) {
-        let ports: BTreeSet<u16> = self
-            .namespaces
-            .values()
-            .flat_map(|s| s.ports.iter().copied())
-            .collect();
+    pub(super) fn look_at_drains(&mut self, directory: impl Fn(&str) -> PathBuf) {
+        let ports = self.ports();
         for (path, governed) in self.governed.iter_mut().filter(|(_, governed)| governed.drains) {
             let directory = directory(path);
             if count_older(&directory, &ports) > 0 {
@@ -368,21 +340,16 @@ impl Workload {
     }
 
     /// A cgroup is gone, or is no longer this workload.
-    pub(super) async fn release(&mut self, path: &str, reason: &str) {
+    pub(super) async fn release(&mut self, path: &str, reason: &str, around: &Around) {
         let Some(governed) = self.governed.remove(path) else {
             return;
         };
-        if let (Some(pods), Some(uid)) = (&mut self.pods, pod_of(path)) {
-            pods.end(&uid);
+        if let Some(uid) = pod_of(path) {
+            around.proxy.pod_gone(self.number, &uid).await;
         }
         self.guard.detach(governed.id);
         tracing::info!(workload = %self.config.name, cgroup = path, reason, "released");
-        let event = Event::WorkloadReleased {
-            run: self.run,
-            cgroup: path.to_owned(),
-            reason: reason.to_owned(),
-        };
-        self.post(event).await;
+        around.proxy.released(self.number, path, reason).await;
     }
 
     /// What an agent before has guarded and nothing selects any more goes.
@@ -396,173 +363,33 @@ impl Workload {
         self.guard.finish_upgrade();
     }
 
-    /// Serves new connections as the changed configuration says. Sessions go on as they began.
-    pub(super) async fn change(
-        &mut self,
-        config: WorkloadConfig,
-        whole: &Config,
-        shared: &Shared,
-    ) -> Result<(), ServeError> {
-        if config.identity != self.config.identity {
-            let bound = bind(&config, whole, shared, &self.audit, self.run).await;
-            (self.binding, self.identity, self.pods) = (bound.binding, bound.tasks, bound.pods);
-        }
-        // Two must not change the kernel's rules at once.
-        self.follow.clear();
-        let (current, follow) = serving(
-            &config,
-            whole,
-            shared,
-            &self.audit,
-            self.run,
-            &self.binding,
-            &self.guard,
-        )
-        .await?;
-        self.current.store(Arc::new(current));
-        self.follow = follow;
+    /// Guards it as the changed configuration says.
+    pub(super) fn change(&mut self, config: WorkloadConfig, around: &Around) {
+        around.proxy.dial_from(self.number, config.dial_from);
         self.config = config;
-        Ok(())
+        self.tell_namespaces(around);
     }
 
-    /// Nobody configures it any more: what its sessions do goes on to its end elsewhere.
-    pub(super) async fn dismiss(mut self, notifier: &Notifier) {
+    /// Nobody configures it any more. The proxy says when its last session has ended; then it is for [`Workload::leave`].
+    pub(super) async fn dismiss(&mut self, around: &Around) {
         let paths: Vec<String> = self.governed.keys().cloned().collect();
         for path in paths {
-            self.release(&path, "the workload is not configured any more")
+            self.release(&path, "the workload is not configured any more", around)
                 .await;
         }
         for served in self.namespaces.values() {
-            notifier.forget(&served.kept_as);
+            around.notifier.forget(&served.kept_as);
         }
-        self.end(false).await;
+        around.proxy.dismissed(self.number).await;
     }
 
-    /// Ends: sessions first. With `hand_over`, what waits to be accepted is the next agent's.
-    pub(super) async fn end(self, hand_over: bool) {
-        let ending = if hand_over {
-            Ending::HandOver
-        } else {
-            Ending::Empty
-        };
-        let mut waiting = self.draining;
-        for served in self.namespaces.into_values() {
-            served.ending.send_replace(ending);
-            waiting.extend(served.accepting);
-        }
-        self.denials_end.send_replace(());
-        let all = async {
-            for task in waiting {
-                task.join().await;
-            }
-        };
-        if tokio::time::timeout(DRAIN, all).await.is_err() {
-            tracing::warn!(workload = %self.config.name, "some sessions did not end in time: they are cut off");
-        }
+    /// Nothing is connected from now on: the proxy has ended.
+    pub(super) fn close(&mut self) {
+        self.guard.close();
+    }
+
+    /// Ends this agent's part; with `hand_over`, what waits to be accepted is the next agent's.
+    pub(super) fn leave(self, hand_over: bool) {
         self.guard.leave(hand_over);
     }
-
-    async fn post(&self, event: Event) {
-        if let Err(error) = self.audit.post(event).await {
-            tracing::error!(%error, "a change of a workload could not be recorded");
-        }
-    }
-}
-
-/// Who stands behind a workload.
-struct Bound {
-    binding: Arc<Binding>,
-    tasks: Vec<Task<()>>,
-    pods: Option<PodTokens>,
-}
-
-/// Who stands behind it, and the tasks that keep that true. A token that is not there yet is waited for.
-async fn bind(
-    config: &WorkloadConfig,
-    whole: &Config,
-    shared: &Shared,
-    audit: &AuditLog,
-    run: RunId,
-) -> Bound {
-    let bound = |binding, pods| Bound {
-        binding: Arc::new(binding),
-        tasks: Vec::new(),
-        pods,
-    };
-    let file = match &config.identity {
-        WorkloadIdentity::Named(name) => return bound(Binding::fixed(workload_principal(name)), None),
-        WorkloadIdentity::TokenFile(file) => file,
-        WorkloadIdentity::PodToken(volume) => {
-            let kubelet = whole.kubernetes.as_ref().map(|k| k.kubelet_dir.clone());
-            let (pods, binding) = PodTokens::new(
-                (kubelet.unwrap_or_default(), volume.clone()),
-                shared.issuers.clone(),
-                workload_principal(config.name.as_str()),
-                (audit.clone(), run),
-            );
-            return bound(binding, Some(pods));
-        }
-    };
-    let source = TokenSource::File(file.clone());
-    let now = crate::clock::now();
-    let binding = match Binding::from_token(&source, &shared.issuers, now).await {
-        Ok(binding) => binding,
-        Err(error) => {
-            tracing::error!(workload = %config.name, file = %file.display(), %error, "the identity token is not accepted: everything is refused until another is");
-            Binding::to_come(file, workload_principal(config.name.as_str()), error.to_string())
-        }
-    };
-    let binding = Arc::new(binding);
-    if let Ok(principal) = binding.current(now) {
-        let bound = Event::IdentityBound { run, principal };
-        if let Err(error) = audit.post(bound).await {
-            tracing::error!(%error, "an identity could not be recorded");
-        }
-    }
-    let (changes, told) = mpsc::channel(16);
-    let tasks = vec![
-        spawn(
-            "identity",
-            Arc::clone(&binding).watch(source, shared.issuers.clone(), changes),
-        ),
-        spawn("identity records", record_identity(told, audit.clone(), run)),
-    ];
-    Bound {
-        binding,
-        tasks,
-        pods: None,
-    }
-}
-
-/// What new connections are served with, and the tasks that keep it fresh.
-async fn serving(
-    config: &WorkloadConfig,
-    whole: &Config,
-    shared: &Shared,
-    audit: &AuditLog,
-    run: RunId,
-    binding: &Arc<Binding>,
-    guard: &WorkloadGuard,
-) -> Result<(Current, Vec<Task<()>>), ServeError> {
-    let mut own = whole.clone();
-    own.mode = config.mode.unwrap_or(own.mode);
-    for target in &mut own.targets {
-        target.recording = config
-            .recording
-            .map_or(target.recording, |least| target.recording.max(least));
-    }
-    let rooms = Arc::new(shared.rooms(run, &own, audit.clone(), Arc::clone(binding)));
-    let targets = Targets::resolve(&own.targets, host_dns()).await;
-    let serving = Serving::new(&own, rooms, Arc::clone(&targets), &shared.authority)?;
-    let mut table = guard.rules()?;
-    rules::load(&mut table, &own.networks, &targets)?;
-    let follow = vec![
-        spawn("targets", Arc::clone(&targets).keep_fresh()),
-        spawn("rules", rules::follow(table, own.networks.clone(), targets)),
-    ];
-    let current = Current {
-        serving: Arc::new(serving),
-        from_inside: config.dial_from == DialFrom::Workload,
-    };
-    Ok((current, follow))
 }

@@ -9,6 +9,7 @@ mod older;
 mod processes;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -21,23 +22,24 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap as KernelMap, Map, MapData};
 use interdict_ebpf::{Listener, Rule, RuleKey, State};
 
-use crate::config::InboundRule;
+use crate::config::{InboundRule, NetworkRule};
 use crate::model::{Digest, NetnsCookie, WorkloadName};
 use crate::task::Task;
 
+use super::answers::Served;
 use super::attach::HOOKS;
 use super::btf::Types;
-use super::counters::{CounterMap, CounterReader};
+use super::counters::CounterMap;
 use super::datagrams::{self, DatagramTable};
 use super::denials::Denials;
 use super::error::GuardError;
-use super::flow::{DatagramSource, FlowSource};
 use super::heartbeat;
 use super::hooks::{Features, load, map_error, take};
 use super::object::OBJECT;
 use super::pins::{self, bpffs};
 use super::process::kernel_address;
 use super::rules::{self, RuleTable};
+use super::service::ServiceProxy;
 use super::supervise::{self, Tell};
 use super::table::{FlowTable, sweep};
 
@@ -195,14 +197,35 @@ impl WorkloadGuard {
         })
     }
 
-    /// Tells the hooks from now on that the agent is alive. Where it does not listen any more must have been said before.
-    pub fn live(&mut self) {
+    /// Tells the hooks from now on that the agent is alive, for as long as `proxy` is. Where it does not listen any more
+    /// must have been said before.
+    pub fn live(&mut self, proxy: &ServiceProxy) {
         if let Some(state) = self.state.take() {
-            self.heartbeat = Some(crate::task::spawn(
-                "heartbeat",
-                heartbeat::beat(state, heartbeat::alone()),
-            ));
+            let beating = heartbeat::beat(state, proxy.pulse());
+            self.heartbeat = Some(crate::task::spawn("heartbeat", beating));
         }
+    }
+
+    /// The hooks deny from now on: there is no proxy any more.
+    pub fn close(&mut self) {
+        self.heartbeat = None;
+        self.beat_once(0);
+    }
+
+    /// What the proxy may ask about it.
+    pub(super) fn served(
+        &self,
+        networks: &[NetworkRule],
+        targets: BTreeSet<SocketAddr>,
+    ) -> Result<Served, GuardError> {
+        let tables = (Arc::clone(&self.flows), Arc::clone(&self.datagrams));
+        Ok(Served::new(
+            tables.0,
+            tables.1,
+            Arc::clone(&self.counters),
+            self.rules()?,
+            (networks.to_vec(), targets),
+        ))
     }
 
     /// Attaches every hook to the cgroup in `directory`, where it is not yet; then what another kernel object has there
@@ -287,18 +310,6 @@ impl WorkloadGuard {
         }
     }
 
-    /// The table of flows.
-    #[must_use]
-    pub fn flows(&self) -> Arc<dyn FlowSource> {
-        Arc::clone(&self.flows) as Arc<dyn FlowSource>
-    }
-
-    /// The table of questions to servers of names.
-    #[must_use]
-    pub fn datagrams(&self) -> Arc<dyn DatagramSource> {
-        Arc::clone(&self.datagrams) as Arc<dyn DatagramSource>
-    }
-
     /// Lets these connect to governed processes from outside, and nobody else.
     ///
     /// # Errors
@@ -307,22 +318,13 @@ impl WorkloadGuard {
         rules::allow_inbound(&mut self.inbound, allowed)
     }
 
-    /// Reads the counters.
-    #[must_use]
-    pub fn counter_reader(&self) -> CounterReader {
-        CounterReader::own(Arc::clone(&self.counters))
-    }
-
     /// The stream of denials, once.
     pub fn take_denials(&mut self) -> Option<Denials> {
         self.denials.take()
     }
 
     /// The kernel's table of rules, with what is in it. Only one at a time may be changed.
-    ///
-    /// # Errors
-    /// Where it cannot be opened.
-    pub fn rules(&self) -> Result<RuleTable, GuardError> {
+    fn rules(&self) -> Result<RuleTable, GuardError> {
         let failed = |e| map_error("RULES", &e);
         let map = MapData::from_pin(self.place.join("maps/RULES")).map_err(failed)?;
         let map = LpmTrie::try_from(Map::LpmTrie(map)).map_err(failed)?;
@@ -337,19 +339,20 @@ impl WorkloadGuard {
 
     /// Ends this agent's part; the hooks stay, and deny from three seconds on. With `comes_back`, they go on to redirect for
     /// ten seconds more: the listeners are kept by somebody, and the next agent accepts what waits.
-    pub fn leave(self, comes_back: bool) {
-        let path = self.place.join("maps/STATE");
+    pub fn leave(mut self, comes_back: bool) {
         // Else the heartbeat would overwrite it.
-        drop(self);
-        if !comes_back {
-            return;
+        self.heartbeat = None;
+        if comes_back {
+            self.beat_once(heartbeat::now().saturating_add(COMES_BACK_NS));
         }
-        let state = MapData::from_pin(path)
+    }
+
+    fn beat_once(&self, heartbeat_ns: u64) {
+        let state = MapData::from_pin(self.place.join("maps/STATE"))
             .map_err(|e| map_error("STATE", &e))
             .and_then(|map| {
                 let mut state: Array<_, State> =
                     Map::Array(map).try_into().map_err(|e| map_error("STATE", &e))?;
-                let heartbeat_ns = heartbeat::now().saturating_add(COMES_BACK_NS);
                 state
                     .set(0, State { heartbeat_ns }, 0)
                     .map_err(|e| map_error("STATE", &e))

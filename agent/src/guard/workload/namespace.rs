@@ -145,6 +145,11 @@ fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + Send
     })
 }
 
+/// Listeners, with their addresses.
+type Sockets = Vec<(TcpListener, ListenerAddr)>;
+/// Sockets for questions to servers of names, with theirs.
+type ForNames = Vec<(UdpSocket, ListenerAddr)>;
+
 /// The agent's listeners in one namespace.
 #[derive(Debug)]
 pub struct NamespaceListeners(Listeners);
@@ -191,9 +196,9 @@ impl NamespaceListeners {
         }
     }
 
-    /// The sockets for questions to servers of names, once.
-    pub fn take_names(&mut self) -> Vec<(UdpSocket, ListenerAddr)> {
-        std::mem::take(&mut self.0.dns)
+    /// The ports that are listened on for connections.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.0.sockets.iter().map(|(_, address)| address.0.port())
     }
 
     /// The sockets.
@@ -201,9 +206,8 @@ impl NamespaceListeners {
         self.0.sockets.iter().map(|(socket, _)| socket.as_fd())
     }
 
-    /// The sockets and their addresses.
-    #[must_use]
-    pub fn into_sockets(self) -> Vec<(TcpListener, ListenerAddr)> {
-        self.0.sockets
+    /// The sockets with their addresses; then those for questions to servers of names.
+    pub(in crate::guard) fn into_all(self) -> (Sockets, ForNames) {
+        (self.0.sockets, self.0.dns)
     }
 }
