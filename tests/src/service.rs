@@ -53,6 +53,12 @@ impl Cgroups {
         Ok(Self { root, mount, others })
     }
 
+    /// Where cgroup2 is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// Everything of it that there is, in any hierarchy.
     #[must_use]
     pub fn everywhere(&self) -> Vec<PathBuf> {

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use interdict_tests::service::{Cgroups, Manager};
 use interdict_tests::tools::{can_trace, repository};
 use interdict_tests::world::{World, kinds, world};
 use interdict_tests::{Agent, HttpTarget, Oidc, can_govern, can_serve_http, tool};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn otel() -> PathBuf {
@@ -321,4 +323,47 @@ fn a_collector_that_is_away_costs_no_operation() {
         .find(|check| check["area"] == "telemetry")
         .expect("a check");
     assert_eq!(check["state"], "limited", "{check}");
+}
+
+/// The spans of a service name its workloads, and the last ones are sent when it stops.
+#[test]
+fn a_service_names_its_workloads() {
+    if !can_trace("a_service_names_its_workloads") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temp dir");
+    let collector = Collector::start(dir.path());
+    let cgroups = Cgroups::make().expect("cgroups");
+    let more = format!(
+        "{}[[workload]]\nname = \"box\"\ncgroup = \"{}\"\n",
+        collector.config(),
+        cgroups.path("box")
+    );
+    let Some(w) = world("a_service_names_its_workloads", &more) else {
+        return;
+    };
+    let mut manager = Manager::new(&w.agent.config()).expect("manager");
+    manager.start().expect("ready");
+    cgroups.add("box").expect("made");
+    manager.wait_for_log("box\" processes=").expect("governed");
+    let mut client = cgroups.command("box", &["psql", "-X", "-At", "-c", "TABLE orders"]);
+    client
+        .envs([
+            ("PGHOST", "localhost"),
+            ("PGUSER", "x"),
+            ("PGPASSWORD", "x"),
+            ("PGDATABASE", "shop"),
+        ])
+        .env("PGPORT", w.database.port.to_string())
+        .env("PGSSLROOTCERT", w.agent.state().join("ca/bundle.pem"));
+    assert!(client.output().expect("ran").status.success());
+    manager.signal(Signal::TERM).expect("sent");
+    assert_eq!(manager.wait().expect("ended"), 0);
+    let spans = collector.spans();
+    let read = spans
+        .iter()
+        .find(|span| span["attributes"]["db.collection.name"] == "orders")
+        .expect("a span");
+    assert_eq!(read["attributes"]["interdict.workload"], "box");
+    assert_eq!(read["attributes"]["user.id"], "workload/box");
 }
