@@ -49,6 +49,12 @@ impl Style {
         Self { coloured }
     }
 
+    /// Without colours.
+    #[cfg(test)]
+    pub(super) const fn plain() -> Self {
+        Self { coloured: false }
+    }
+
     /// Whether there are colours.
     pub(super) const fn is_coloured(self) -> bool {
         self.coloured
