@@ -3,6 +3,7 @@
 //! What it finds: at the leftmost place where a value begins, the longest value that does; of two equally long ones,
 //! the more specific (the order of `Detector`). Then it goes on behind it. An e-mail address begins with its word.
 
+use super::blocks::{BLOCK, before, block, which_behind};
 use super::detect::{Detector, Enabled, Found, Seen, Tail, email, pem, values_at};
 use super::view::View;
 
@@ -16,6 +17,8 @@ const HOT: u8 = 16;
 
 /// Length of `\u0020`, in bytes.
 const LONGEST_ESCAPE: usize = 6;
+/// Shortest value that is one word, in bytes: `1.1.1.1`.
+const SHORTEST_WORD: usize = 7;
 
 static FLAGS: [u8; 256] = flags();
 
@@ -125,6 +128,7 @@ impl Scanner {
         pos: &mut usize,
         sink: &mut impl FnMut(Event),
     ) -> Result<Word, usize> {
+        *pos = skip(view, *pos);
         loop {
             let rest = view.known(*pos, view.len());
             let Some(skipped) = rest.iter().position(|b| flag(*b) != 0) else {
@@ -223,6 +227,85 @@ enum Step {
     On(usize),
     /// Not before more of the text is there: from this place on nothing is decided.
     Hold(usize),
+}
+
+/// Goes over whole blocks in which nothing begins: a place from which the walk goes on as it would from `from`.
+fn skip(view: &View<'_>, from: usize) -> usize {
+    let bytes = view.known(from, view.len());
+    let mut at = 0;
+    'blocks: while let Some(here) = block(bytes, at) {
+        let mut hints = which_behind(&before(bytes, at), here, hint);
+        while hints != 0 {
+            let place = at + usize::try_from(hints.trailing_zeros()).unwrap_or(BLOCK);
+            let Some(end) = harmless(view, from, from + place) else {
+                return from + begin(bytes, place);
+            };
+            let gone = (end - from).saturating_sub(at);
+            if gone >= BLOCK {
+                at += gone;
+                continue 'blocks;
+            }
+            hints &= u64::MAX << gone;
+        }
+        at += BLOCK;
+    }
+    from + begin(bytes, at)
+}
+
+/// Whether a byte can be part of a value, or stand right behind its first word.
+#[inline]
+fn hint(before: u8, byte: u8) -> bool {
+    // Every name of JSON ends with a quotation mark and a colon.
+    byte.is_ascii_digit()
+        | (byte == b'@')
+        | (byte == b'(')
+        | (byte == b'/')
+        | (byte == b'.')
+        | ((byte == b':') & (before != b'"'))
+        | ((byte == b'-') & (before == b'-'))
+}
+
+/// Where the word begins that goes up to `place`, or the colon before it that may be the first of two.
+fn begin(bytes: &[u8], place: usize) -> usize {
+    let before = bytes.get(..place).unwrap_or_default();
+    if before.ends_with(b":") {
+        return place - 1;
+    }
+    let apart = before.iter().rposition(|byte| flag(*byte) & WORD == 0);
+    apart.map_or(0, |apart| apart + 1)
+}
+
+/// Where the walk from `from` goes on behind the hint at `place`, where no value begins with it or the word around it.
+fn harmless(view: &View<'_>, from: usize, place: usize) -> Option<usize> {
+    let hint = *view.known(place, place + 1).first()?;
+    let next = *view.known(place + 1, place + 2).first()?;
+    let before = view.known(from, place);
+    let apart = before.iter().rposition(|byte| flag(*byte) & WORD == 0);
+    let start = from + apart.map_or(0, |apart| apart + 1);
+    let alone = start == place && flag(hint) & WORD == 0;
+    let word = word_at(view, start);
+    let worth = || {
+        let worth = worth_looking(view, word);
+        // Whoever looks at it for good sees the end again.
+        worth | view.take_short()
+    };
+    let is = match hint {
+        b'@' => !alone,
+        b'(' => next.is_ascii_digit(),
+        b':' => next == b':' || before.ends_with(b":") || (!alone && worth()),
+        b'/' => !alone && worth(),
+        _ => {
+            let behind = *view.known(word.end, word.end + 1).first()?;
+            // These stand in no value.
+            let closed = matches!(behind, b'"' | b',' | b'}' | b']' | b'<' | b'\n' | b'\r');
+            if closed && word.end - start < SHORTEST_WORD {
+                return Some(word.end);
+            }
+            let begins = behind == b' ' && view.known(start, word.end).ends_with(b"BEGIN");
+            behind == b'@' || begins || worth()
+        }
+    };
+    (!is).then(|| word.end.max(place + 1))
 }
 
 fn word_at(view: &View<'_>, pos: usize) -> Word {

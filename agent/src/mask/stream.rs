@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 use crate::model::MaskCounts;
 
 use super::plan::MaskPlan;
 use super::scan::{Event, Scanner};
 use super::view::{LOOK_BACK, View};
+
+/// From so many bytes on a piece that stays as it is is not copied.
+const WORTH_MOVING: usize = 1024;
 
 /// Masks text that arrives in pieces. What comes out does not depend on where the pieces were cut; it is what
 /// [`MaskPlan::text`] makes of the whole, except that NULL is always redaction.
@@ -19,7 +22,7 @@ pub struct StreamMask {
     plan: MaskPlan,
     scanner: Scanner,
     /// Bytes that are out already, for what looks back, and behind them those that are held back.
-    text: Vec<u8>,
+    text: BytesMut,
     /// Where the held back bytes begin.
     held: usize,
     /// Whether the value found last was replaced: then its tail goes too.
@@ -41,7 +44,7 @@ impl StreamMask {
         Self {
             scanner: plan.scanner(),
             plan,
-            text: Vec::new(),
+            text: BytesMut::new(),
             held: 0,
             taken: false,
             counts: MaskCounts::default(),
@@ -51,6 +54,12 @@ impl StreamMask {
     /// Takes a piece; appends what is decided to `out`.
     pub fn push(&mut self, piece: &[u8], out: &mut BytesMut) {
         self.text.extend_from_slice(piece);
+        self.advance(false, out);
+    }
+
+    /// The same for a piece that `write` appends to what it is given, without one copy of it.
+    pub fn push_by(&mut self, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
+        write(&mut self.text);
         self.advance(false, out);
     }
 
@@ -91,15 +100,24 @@ impl StreamMask {
                 let rule = plan.taken(found);
                 *taken = rule.is_some();
                 if let Some(rule) = rule {
+                    out.reserve(text.len() - copied);
                     out.put_slice(view.known(copied, found.start));
                     plan.replace(rule, found, text, out, counts);
                     copied = found.end;
                 }
             }
         });
-        out.put_slice(text.get(copied..decided).unwrap_or_default());
         let context = decided.saturating_sub(LOOK_BACK);
-        text.drain(..context);
+        if copied == *held && out.is_empty() && decided.saturating_sub(copied) >= WORTH_MOVING {
+            // As it is: what follows gets the copy, which is the smaller one.
+            let rest = BytesMut::from(text.get(context..).unwrap_or_default());
+            *out = std::mem::replace(text, rest);
+            out.truncate(decided);
+            out.advance(copied);
+        } else {
+            out.put_slice(text.get(copied..decided).unwrap_or_default());
+            text.advance(context);
+        }
         *held = decided - context;
     }
 }

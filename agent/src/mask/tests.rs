@@ -498,7 +498,32 @@ const PIECES: &[&str] = &[
     "1",
     "A",
     "é",
+    "\":",
+    "/",
+    "--",
+    "::",
+    "1.1",
+    "2026-11-21T10:00:00Z",
+    "{\"id\":1000,\"state\":\"shipped\",\"total\":50.50,\"note\":\"left at the door\"},",
+    "Words that say nothing, one after another, and longer than what is looked at at once. ",
 ];
+
+#[test]
+fn long_texts_are_walked_once() {
+    // Walked again from each word, they would take minutes.
+    for joined in [
+        "zz:", "a:", "::", "zz/", "a.b", "A.", "(", "@", "--", "zz", "7", "\":", "\"::", "1.1", "x@y.",
+    ] {
+        let text = joined.repeat((256 << 10) / joined.len());
+        let plan = engine().plan(&BTreeSet::new());
+        let whole = mask_bytes(&plan, None, text.as_bytes());
+        assert_eq!(
+            stream(&plan, text.as_bytes(), &[100_000, 200_000]),
+            whole,
+            "{joined}"
+        );
+    }
+}
 
 fn text_of_pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
@@ -506,7 +531,7 @@ fn text_of_pieces() -> impl Strategy<Value = Vec<u8>> {
         1 => proptest::collection::vec(any::<u8>(), 0..8),
         1 => "[a-z0-9 .@:-]{0,12}".prop_map(String::into_bytes),
     ];
-    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    proptest::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {

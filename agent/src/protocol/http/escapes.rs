@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::mask::{CellMask, MaskPlan};
+use crate::mask::{BLOCK, CellMask, MaskPlan, between_marks, block, which};
 use crate::model::MaskCounts;
 
 use super::path::hex;
@@ -73,9 +73,20 @@ impl Unescape {
         counts: &mut MaskCounts,
     ) {
         let begin = out.len();
+        out.reserve(piece.len());
         let mut rest = piece;
+        // So many bytes before the end blocks are tried again.
+        let mut blocks = piece.len();
         while !rest.is_empty() {
-            let (run, after) = rest.split_at_checked(self.run(rest)).unwrap_or((rest, &[]));
+            let mut run = 0;
+            if rest.len() <= blocks {
+                run = self.blocks(rest);
+                blocks = rest.len().saturating_sub(run.max(BLOCK));
+            }
+            if run == 0 {
+                run = self.run(rest);
+            }
+            let (run, after) = rest.split_at_checked(run).unwrap_or((rest, &[]));
             out.put_slice(run);
             let Some((byte, after)) = after.split_first() else {
                 break;
@@ -108,6 +119,43 @@ impl Unescape {
             _ => Some(0),
         };
         next.unwrap_or(rest.len())
+    }
+
+    /// How many bytes of JSON are copied as they are because they stand in blocks without escapes, and without numbers
+    /// that are long enough to be looked at.
+    fn blocks(&mut self, rest: &[u8]) -> usize {
+        if self.format != Format::Json || !matches!(self.state, State::Outside | State::Inside) {
+            return 0;
+        }
+        let mut at = 0;
+        while let Some(block) = block(rest, at) {
+            let quotes = which(block, |byte| byte == b'"');
+            let begun = if self.state == State::Inside { u64::MAX } else { 0 };
+            let inside = between_marks(quotes) ^ begun;
+            let numeric = which(block, in_number) & !inside;
+            let two = numeric & numeric << 1;
+            let four = two & two << 2;
+            let seven = four & four << 3;
+            if seven != 0 || which(block, |byte| byte == b'\\') != 0 {
+                break;
+            }
+            // A number at the end may go on.
+            let open = numeric.leading_ones();
+            let taken = u64::MAX >> open;
+            let outside = (!inside | quotes) & taken;
+            let place = |bits: u64| usize::try_from(bits.checked_ilog2()?).ok();
+            if let Some(last) = place(outside).and_then(|last| rest.get(at + last)) {
+                self.last = *last;
+            }
+            let ends_inside = inside & taken & !(taken >> 1) != 0;
+            self.state = if ends_inside {
+                State::Inside
+            } else {
+                State::Outside
+            };
+            at += BLOCK - usize::try_from(open).unwrap_or(0);
+        }
+        at
     }
 
     /// How many bytes outside of strings are copied as they are: up to a string, or to a number that is long enough to
@@ -311,6 +359,11 @@ const fn of_number(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')
 }
 
+/// The same without branches.
+fn in_number(byte: u8) -> bool {
+    byte.is_ascii_digit() | (byte == b'.') | (byte == b'-') | (byte == b'+') | (byte == b'e') | (byte == b'E')
+}
+
 /// What an escape turned out to be.
 enum Unicode {
     More,
@@ -384,6 +437,16 @@ fn percent(pending: &[u8]) -> Unicode {
             _ => Unicode::Stays,
         },
         _ => Unicode::Stays,
+    }
+}
+
+/// Whether a whole text can have escapes that are undone, or numbers that are looked at apart.
+pub(super) fn may_be_escaped(text: &[u8], format: Format) -> bool {
+    match format {
+        Format::Json => true,
+        Format::Markup => memchr::memchr(b'&', text).is_some(),
+        Format::Form => memchr::memchr(b'%', text).is_some(),
+        Format::Text => matches!(text.trim_ascii_start().first(), Some(b'{' | b'[')),
     }
 }
 

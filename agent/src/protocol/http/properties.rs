@@ -36,6 +36,9 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
         b"ada@example.com", b"4111 1111 1111 1111", b"ssn 078-05-1120", b"\\u0040", b"ada\\u0040example.com", b"&#64;", b"%40",
         b"{\"a\":\"", b"\"}", b"\\", b"\"", b"data: ", b"data:", b"\n", b"\r\n", b"\r", b"\n\n", b": c", b"id: ", b" ", b",", b"[1,",
         b"4111111111111111", b"-1.5e3", SECRET, b"s3cr\\/et-k3y", b"s3cr", b"\xff", b"\xc3", b"\0", b"</p>", b"a",
+        b"123456", b":123456,", b"2026-11-21T10:00:00Z", b"ssn\":078051120", b"\":", b"--", b"::",
+        b"{\"id\":1000,\"state\":\"shipped\",\"total\":50.50,\"note\":\"left at the door\",\"who\":null},",
+        b"Words that say nothing, one after another, and longer than what is looked at at once. ",
         b"\n-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n-----END PRIVATE KEY-----",
     ];
     prop::collection::vec(prop::sample::select(words), 0..24).prop_map(|words| words.concat())

@@ -86,9 +86,7 @@ impl Masker {
         match self {
             Self::Text(text) => {
                 let (unescape, stream) = &mut **text;
-                let mut plain = BytesMut::with_capacity(piece.len());
-                unescape.push(piece, plan, &mut plain, counts);
-                stream.push(&plain, &mut out);
+                stream.push_by(&mut out, |text| unescape.push(piece, plan, text, counts));
             }
             Self::Events(cutter, dialect) => {
                 cutter.push(piece);
@@ -153,9 +151,7 @@ impl Masker {
         match std::mem::replace(self, Self::Done(String::new())) {
             Self::Text(text) => {
                 let (unescape, mut stream) = *text;
-                let mut plain = BytesMut::new();
-                unescape.finish(plan, &mut plain, counts);
-                stream.push(&plain, &mut out);
+                stream.push_by(&mut out, |text| unescape.finish(plan, text, counts));
                 counts.merge(&stream.finish(&mut out));
             }
             Self::Events(mut cutter, mut dialect) => {
