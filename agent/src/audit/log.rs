@@ -1,5 +1,6 @@
 //! The log: hands out a receipt once a record is durable.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -8,12 +9,15 @@ use crate::config::AuditConfig;
 use crate::model::{BootId, OperationId, TraceContext, WorkloadName};
 
 use super::event::Event;
-use super::queue::{Place, Producer, queue};
+use super::queue::{Answer, Place, Producer, queue};
 use super::record::{Origin, encode};
 use super::space::{NearlyFull, Space};
 use super::spans::{Span, Spans};
 use super::tally::{Counted, Measures, Tally};
 use super::writer::Writer;
+
+/// Most bytes that a thread keeps to encode the next record in.
+const KEPT: usize = 64 * 1024;
 
 /// The witness that a record is durable. Made only in this file.
 #[derive(Debug)]
@@ -154,9 +158,9 @@ impl AuditLog {
                 queue, origin, tally, ..
             } => {
                 tally.event(&event, origin.workload());
-                let json = encode(&event, origin)?;
+                let place = queue.reserve().await?;
                 let (answer, told) = oneshot::channel();
-                queue.reserve().await?.put(json, Some(answer));
+                put(place, &event, origin, Some(answer))?;
                 let sequence = told.await.map_err(|_ended| AuditError::Closed)??;
                 Ok(Receipt { sequence })
             }
@@ -293,6 +297,20 @@ impl AuditLog {
     }
 }
 
+/// Encodes `event` and puts it into its place.
+fn put(place: Place, event: &Event, origin: &Origin, answer: Option<Answer>) -> Result<(), AuditError> {
+    thread_local! {
+        /// Where records are encoded before they are queued.
+        static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    ENCODED.with_borrow_mut(|json| {
+        encode(event, origin, json)?;
+        place.put(json, answer);
+        json.shrink_to(KEPT);
+        Ok(())
+    })
+}
+
 /// A reserved place in the queue.
 #[derive(Debug)]
 pub struct OutcomeSlot(Slot);
@@ -314,9 +332,8 @@ impl OutcomeSlot {
             Slot::Memory(events) => events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
             Slot::Disk { place, origin, tally } => {
                 tally.event(&event, origin.workload());
-                match encode(&event, &origin) {
-                    Ok(json) => place.put(json, None),
-                    Err(error) => tracing::error!(%error, "an outcome could not be recorded"),
+                if let Err(error) = put(place, &event, &origin, None) {
+                    tracing::error!(%error, "an outcome could not be recorded");
                 }
             }
         }

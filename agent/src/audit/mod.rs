@@ -1,6 +1,6 @@
 //! Records: durable before anything is forwarded, chained, sealed.
 //!
-//! `log` takes events, `record` gives them their stored form, `queue` is where they wait, `space` looks at the disk, `writer` makes them durable (one `fdatasync` for all that
+//! `log` takes events, `record` gives them their stored form, which `fields` writes, `queue` is where they wait, `space` looks at the disk, `writer` makes them durable (one `fdatasync` for all that
 //! wait), `chain` and `seal` make changes visible, `verify` looks for them, `read` reads records back,
 //! `ship` streams them to ClickHouse, `verify_sink` compares what is there. `columns` lists what a record has, `tables` makes ClickHouse's from it;
 //! `index` and `search` find sessions again. `spans` makes what distributed traces get from the same events.
@@ -9,6 +9,7 @@ mod chain;
 mod columns;
 mod digests;
 mod event;
+mod fields;
 mod index;
 #[cfg(test)]
 mod index_tests;

@@ -27,9 +27,13 @@ const LINGER: Duration = Duration::from_millis(5);
 /// Who is told the number of a record once it is durable.
 pub(super) type Answer = oneshot::Sender<Result<u64, AuditError>>;
 
-/// A record (JSON without its number) that waits to be written.
+/// Most bytes that are kept for the next records when these are written.
+const KEPT: usize = 1 << 20;
+
+/// A record that waits to be written.
 pub(super) struct Waiting {
-    pub(super) json: Vec<u8>,
+    /// Bytes of it: JSON without its number.
+    pub(super) length: usize,
     pub(super) answer: Option<Answer>,
     // Given back when the record is written.
     _place: Taken,
@@ -46,6 +50,8 @@ struct Taken {
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<Waiting>,
+    /// The records, one after another.
+    pub(super) json: Vec<u8>,
     /// To be told when everything is sealed: the last batch.
     pub(super) close: Option<oneshot::Sender<()>>,
     /// Nobody can ask for anything any more.
@@ -55,6 +61,8 @@ pub(super) struct Batch {
 #[derive(Default)]
 struct State {
     records: Vec<Waiting>,
+    // Theirs, one after another: what every session writes and one thread reads is not allocated for each.
+    json: Vec<u8>,
     oldest: Option<Instant>,
     urgent: bool,
     close: Option<oneshot::Sender<()>>,
@@ -192,7 +200,7 @@ impl Drop for Producer {
 
 impl Place {
     /// Puts a record there; never waits. The answer is dropped where the writer has ended.
-    pub(super) fn put(self, json: Vec<u8>, answer: Option<Answer>) {
+    pub(super) fn put(self, json: &[u8], answer: Option<Answer>) {
         let Self { taken, producer } = self;
         let shared = &producer.shared;
         let mut state = shared.state();
@@ -202,8 +210,9 @@ impl Place {
         let urgent = answer.is_some();
         state.urgent |= urgent;
         state.oldest.get_or_insert_with(Instant::now);
+        state.json.extend_from_slice(json);
         state.records.push(Waiting {
-            json,
+            length: json.len(),
             answer,
             _place: taken,
         });
@@ -225,8 +234,17 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// Waits for what is to be written next. After the batch that is the last there is no other.
-    pub(super) fn take(&self) -> Batch {
+    /// Waits for what is to be written next. After the batch that is the last there is no other. `done` is a batch that is
+    /// written: its memory is used again.
+    pub(super) fn take(&self, done: Batch) -> Batch {
+        let Batch {
+            mut records,
+            mut json,
+            ..
+        } = done;
+        records.clear();
+        json.clear();
+        json.shrink_to(KEPT);
         let mut state = self.shared.state();
         let mut slept_in_vain = false;
         loop {
@@ -236,7 +254,8 @@ impl Consumer {
                 state.urgent = false;
                 state.oldest = None;
                 return Batch {
-                    records: std::mem::take(&mut state.records),
+                    records: std::mem::replace(&mut state.records, records),
+                    json: std::mem::replace(&mut state.json, json),
                     close: state.close.take(),
                     last: ends,
                 };
@@ -264,6 +283,7 @@ impl Drop for Consumer {
         let mut state = self.shared.state();
         state.ended = true;
         state.records.clear();
+        state.json.clear();
         state.close = None;
     }
 }
@@ -274,7 +294,7 @@ mod tests {
 
     async fn put(producer: &Arc<Producer>, answer: Option<Answer>) {
         let place = producer.reserve().await.expect("room");
-        place.put(b"{}".to_vec(), answer);
+        place.put(b"{}", answer);
     }
 
     #[tokio::test]
@@ -283,14 +303,14 @@ mod tests {
         put(&producer, None).await;
         let (answer, _told) = oneshot::channel();
         put(&producer, Some(answer)).await;
-        let batch = consumer.take();
+        let batch = consumer.take(Batch::default());
         assert_eq!((batch.records.len(), batch.last), (2, false));
     }
 
     #[tokio::test]
     async fn what_nobody_waits_for_is_written_all_the_same() {
         let (producer, consumer) = queue();
-        let writer = std::thread::spawn(move || consumer.take().records.len());
+        let writer = std::thread::spawn(move || consumer.take(Batch::default()).records.len());
         put(&producer, None).await;
         assert_eq!(writer.join().expect("no panic"), 1);
         drop(producer);
@@ -302,7 +322,7 @@ mod tests {
         let owed: Vec<Place> = (0..OWED).map(|_| producer.promise().expect("a place")).collect();
         assert!(matches!(producer.promise(), Err(AuditError::TooManyOpen(OWED))));
         put(&producer, None).await;
-        assert_eq!(consumer.take().records.len(), 1);
+        assert_eq!(consumer.take(Batch::default()).records.len(), 1);
         drop(owed);
         assert!(producer.promise().is_ok());
     }
@@ -320,7 +340,7 @@ mod tests {
         };
         assert_eq!(full, 512, "32 MiB in pieces of 64 KiB");
         put(&producer, None).await;
-        assert_eq!(consumer.take().records.len(), 1);
+        assert_eq!(consumer.take(Batch::default()).records.len(), 1);
         held.pop();
         assert!(producer.reserve_content(1).await.is_ok());
         drop(consumer);
@@ -332,8 +352,8 @@ mod tests {
         let (producer, consumer) = queue();
         let place = producer.reserve().await.expect("room");
         drop(producer);
-        place.put(b"{}".to_vec(), None);
-        let batch = consumer.take();
+        place.put(b"{}", None);
+        let batch = consumer.take(Batch::default());
         assert_eq!((batch.records.len(), batch.last), (1, true));
     }
 
@@ -346,7 +366,7 @@ mod tests {
         drop(consumer);
         assert!(told.await.is_err());
         let (answer, told) = oneshot::channel();
-        place.put(Vec::new(), Some(answer));
+        place.put(b"", Some(answer));
         assert!(told.await.is_err());
         assert!(producer.reserve().await.is_err());
         let (done, told) = oneshot::channel();

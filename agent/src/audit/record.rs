@@ -12,6 +12,7 @@ use crate::model::{
 
 use super::AuditError;
 use super::event::{Actor, ApprovalStep, Event, JudgedAs, OperationEvent, Scene};
+use super::fields::Fields;
 
 /// Version of the stored form.
 pub(super) const VERSION: u32 = 1;
@@ -188,17 +189,17 @@ impl Origin {
     }
 
     fn of(host: &str, boot: BootId, workload: &str) -> Result<Self, AuditError> {
-        let record = Record {
-            host: host.to_owned(),
-            boot: boot.to_string(),
-            workload: workload.to_owned(),
-            ..Record::default()
-        };
+        let mut stored = Vec::new();
+        let mut fields = Fields::new(&mut stored);
+        fields.text("host", host);
+        fields.shown("boot", boot);
+        fields.text("workload", workload);
+        fields.done()?;
         Ok(Self {
             host: host.to_owned(),
             boot,
             workload: workload.to_owned(),
-            stored: record.fields()?,
+            stored,
         })
     }
 
@@ -213,47 +214,39 @@ impl Origin {
     }
 }
 
-/// The stored form of `event` as one JSON object. What does not change within a session is encoded once for it.
+/// Writes the stored form of `event` to `json`, as one object. What does not change within a session is encoded once for it.
 ///
 /// # Errors
 /// Where it cannot be encoded.
-pub(super) fn encode(event: &Event, origin: &Origin) -> Result<Vec<u8>, AuditError> {
-    let mut record = Record {
-        v: VERSION,
-        ts_ns: crate::clock::now().as_nanos(),
-        ..Record::default()
-    };
-    record.fill(event);
+pub(super) fn encode(event: &Event, origin: &Origin, json: &mut Vec<u8>) -> Result<(), AuditError> {
     let scene = match scene_of(event) {
         Some(scene) => stored(scene)?,
         None => &[],
     };
-    let mut json = Vec::with_capacity(512 + scene.len() + record.text.len() * 2);
-    serde_json::to_writer(&mut json, &record).map_err(unstorable)?;
-    for part in [origin.stored.as_slice(), scene] {
-        if !part.is_empty() {
-            json.pop();
-            json.push(b',');
-            json.extend_from_slice(part);
-            json.push(b'}');
-        }
-    }
-    Ok(json)
+    json.clear();
+    json.push(b'{');
+    let mut fields = Fields::new(json);
+    fields.value("v", VERSION);
+    fields.value("ts_ns", crate::clock::now().as_nanos());
+    write(event, &mut fields);
+    fields.stored(scene);
+    fields.stored(&origin.stored);
+    fields.done()?;
+    // The comma behind the last one.
+    json.pop();
+    json.push(b'}');
+    Ok(())
 }
 
 fn stored(scene: &Scene) -> Result<&[u8], AuditError> {
     if let Some(stored) = scene.stored.0.get() {
         return Ok(stored);
     }
-    let mut record = Record::default();
-    record.scene(scene);
-    let fields = record.fields()?;
-    Ok(scene.stored.0.get_or_init(|| fields))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
-fn unstorable(error: serde_json::Error) -> AuditError {
-    AuditError::Disk(error.to_string())
+    let mut written = Vec::new();
+    let mut fields = Fields::new(&mut written);
+    write_scene(scene, &mut fields);
+    fields.done()?;
+    Ok(scene.stored.0.get_or_init(|| written))
 }
 
 fn scene_of(event: &Event) -> Option<&Scene> {
@@ -281,382 +274,383 @@ fn scene_of(event: &Event) -> Option<&Scene> {
     }
 }
 
-impl Record {
-    /// Its fields as JSON, without the braces.
-    fn fields(&self) -> Result<Vec<u8>, AuditError> {
-        let mut json = serde_json::to_vec(self).map_err(unstorable)?;
-        json.pop();
-        json.remove(0);
-        Ok(json)
-    }
-
-    #[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
-    fn fill(&mut self, event: &Event) {
-        match event {
-            Event::AgentStarted {
-                version,
-                config,
-                bundle,
-                hooks,
-            } => {
-                self.kind = "agent.started".into();
-                self.detail = format!("version {version}; config {config}; hooks {}", hooks.join(" "));
-                self.bundle = bundle.to_string();
-            }
-            Event::AgentStopped { reason } => {
-                self.kind = "agent.stopped".into();
-                self.reason.clone_from(reason);
-            }
-            Event::Reloaded { what, from, to } => {
-                self.kind = "agent.reloaded".into();
-                self.detail = format!("{what}: from {from} to {to}");
-                self.bundle = to.to_string();
-            }
-            Event::ReloadRefused { what, kept, reason } => {
-                self.kind = "agent.reload_refused".into();
-                self.detail = format!("{what}: {kept} stays");
-                self.bundle = kept.to_string();
-                self.reason.clone_from(reason);
-            }
-            Event::RunStarted {
-                run,
-                principal,
-                command,
-                uid,
-            } => {
-                self.kind = "run.started".into();
-                self.run = run.to_string();
-                self.principal(principal);
-                self.text.clone_from(command);
-                self.uid = Some(*uid);
-            }
-            Event::RunEnded { run, status } => {
-                self.kind = "run.ended".into();
-                self.run = run.to_string();
-                self.detail = format!("exit status {status}");
-            }
-            Event::WorkloadGoverned {
-                run,
-                cgroup,
-                processes,
-                closed,
-            } => {
-                self.kind = "workload.governed".into();
-                self.run = run.to_string();
-                self.text.clone_from(cgroup);
-                self.detail =
-                    format!("{processes} processes were there; {closed} older connections were closed");
-            }
-            Event::WorkloadReleased { run, cgroup, reason } => {
-                self.kind = "workload.released".into();
-                self.run = run.to_string();
-                self.text.clone_from(cgroup);
-                self.reason.clone_from(reason);
-            }
-            Event::IdentityBound { run, principal } => {
-                self.kind = "identity.bound".into();
-                self.run = run.to_string();
-                self.principal(principal);
-            }
-            Event::IdentityEnded {
-                run,
-                principal,
-                reason,
-            } => {
-                self.kind = "identity.ended".into();
-                self.run = run.to_string();
-                if let Some(principal) = principal {
-                    self.principal(principal);
-                }
-                self.reason.clone_from(reason);
-            }
-            Event::SessionOpened { scene: _ } => self.kind = "session.opened".into(),
-            Event::SessionClosed { scene: _, outcome } => {
-                self.kind = "session.closed".into();
-                self.outcome(outcome);
-            }
-            Event::ConnectionRefused {
-                run,
-                process,
-                original,
-                reason,
-            } => {
-                self.kind = "connection.refused".into();
-                self.run = run.to_string();
-                if let Some(process) = process {
-                    self.process(process);
-                }
-                self.original = original.map(|o| o.to_string()).unwrap_or_default();
-                self.reason.clone_from(reason);
-            }
-            Event::KernelDenied {
-                run,
-                process,
-                hook,
-                original,
-                reason,
-                times,
-            } => {
-                self.kind = "kernel.denied".into();
-                self.run = run.to_string();
-                self.process(process);
-                (*hook).clone_into(&mut self.detail);
-                self.original = original.map(|o| o.to_string()).unwrap_or_default();
-                self.reason.clone_from(reason);
-                self.times = *times;
-            }
-            Event::Operation { scene: _, event } => {
-                self.kind = "operation".into();
-                self.operation(event);
-            }
-            Event::Content {
-                scene: _,
-                id,
-                content,
-            } => {
-                self.kind = "content".into();
-                self.operation = id.to_string();
-                self.content(content);
-            }
-            Event::OperationEnded {
-                scene: _,
-                id,
-                outcome,
-            } => {
-                self.kind = "outcome".into();
-                self.operation = id.to_string();
-                self.outcome(outcome);
-            }
-            Event::ToolAccepted {
-                target,
-                server,
-                tool,
-                before,
-                after,
-                actor,
-            } => {
-                self.kind = "tool.accepted".into();
-                self.target.clone_from(target);
-                self.text.clone_from(tool);
-                let before = before.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
-                self.detail = format!("server {server}: from {before} to {after}");
-                self.actor(actor);
-            }
-            Event::Uninstalled { taken, forced, actor } => {
-                self.kind = "host.uninstalled".into();
-                self.text = taken.join("\n");
-                self.detail = if *forced { "while something was alive" } else { "" }.into();
-                self.actor(actor);
-            }
-            Event::Approval {
-                ticket,
-                operation,
-                principal,
-                target,
-                actor,
-                actor_groups,
-                actor_uid,
-                step,
-            } => {
-                self.ticket = ticket.to_string();
-                self.operation = operation.to_string();
-                self.principal.clone_from(principal);
-                self.target.clone_from(target);
-                self.actor.clone_from(actor);
-                self.actor_groups = texts(actor_groups.iter().map(Group::as_str));
-                self.actor_uid = *actor_uid;
-                self.step(step);
-            }
-        }
-    }
-
-    fn actor(&mut self, actor: &Actor) {
-        self.actor = actor.to_string();
-        self.actor_uid = Some(actor.uid);
-    }
-
-    fn step(&mut self, step: &ApprovalStep) {
-        let (kind, text) = match step {
-            ApprovalStep::Requested { approvers } => {
-                let names = texts(approvers.iter().map(Group::as_str));
-                ("approval.requested", format!("approvers: {}", names.join(", ")))
-            }
-            ApprovalStep::Viewed => ("approval.viewed", String::new()),
-            ApprovalStep::Approved { terms } => ("approval.approved", terms.clone()),
-            ApprovalStep::Denied { comment } => ("approval.denied", comment.clone()),
-            ApprovalStep::Rejected { reason } => ("approval.rejected", reason.clone()),
-            ApprovalStep::Expired => ("approval.expired", String::new()),
-            ApprovalStep::Withdrawn => ("approval.withdrawn", String::new()),
-            ApprovalStep::Used => ("approval.used", String::new()),
-        };
-        self.kind = kind.into();
-        self.reason = text;
-    }
-
-    fn scene(&mut self, scene: &Scene) {
-        self.run = scene.run.to_string();
-        self.connection = scene.connection.to_string();
-        self.session = scene.session.to_string();
-        self.principal(&scene.principal);
-        self.process(&scene.process);
-        let Target {
-            name,
-            environment,
-            labels: _,
-            protocol,
-            configured: _,
-        } = &*scene.target;
-        self.target = name.to_string();
-        self.environment = environment.to_string();
-        self.protocol = protocol.name().into();
-        self.original = scene.original.to_string();
-    }
-
-    fn principal(&mut self, principal: &Principal) {
-        self.principal = principal.key();
-        self.principal_name.clone_from(&principal.display);
-        self.groups = texts(principal.groups.iter().map(Group::as_str));
-    }
-
-    fn process(&mut self, process: &Process) {
-        let Process {
-            tgid,
-            start_ns,
-            uid,
-            gid,
-            exe,
-            cgroup,
-            netns,
-            comm,
-        } = process;
-        self.pid = (*tgid).into();
-        self.process_start_ns = *start_ns;
-        self.uid = Some(*uid);
-        self.gid = Some(*gid);
-        self.exe.clone_from(&exe.path);
-        self.exe_device = exe.device;
-        self.exe_inode = exe.inode;
-        self.comm.clone_from(comm);
-        self.cgroup = *cgroup;
-        self.netns = netns.0;
-    }
-
-    fn operation(&mut self, event: &OperationEvent) {
-        let OperationEvent {
-            id,
-            operation,
-            judged,
+#[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
+fn write(event: &Event, fields: &mut Fields<'_>) {
+    match event {
+        Event::AgentStarted {
+            version,
+            config,
             bundle,
-            recording,
-            degraded,
-            trace: _,
-        } = event;
-        if *degraded {
-            self.detail = "metadata only: the disk is nearly full".into();
+            hooks,
+        } => {
+            fields.text("kind", "agent.started");
+            fields.text(
+                "detail",
+                &format!("version {version}; config {config}; hooks {}", hooks.join(" ")),
+            );
+            fields.shown("bundle", bundle);
         }
-        self.operation = id.to_string();
-        self.bundle = bundle.map(|b| b.to_string()).unwrap_or_default();
-        if let Some(operation) = operation {
-            self.request(operation, *recording);
+        Event::AgentStopped { reason } => {
+            fields.text("kind", "agent.stopped");
+            fields.text("reason", reason);
         }
-        let (verdict, policies, reason): (_, &[PolicyId], &str) = match judged {
-            JudgedAs::Allowed { policies, .. } => ("allowed", policies, ""),
-            JudgedAs::Observed { policies, reason } => ("observed", policies, reason),
-            JudgedAs::Held { policies, reason, .. } => ("held", policies, reason),
-            JudgedAs::Refused { policies, reason, .. } => ("refused", policies, reason),
-        };
-        self.verdict = verdict.into();
-        self.policies = texts(policies.iter().map(PolicyId::as_str));
-        reason.clone_into(&mut self.reason);
-        let ticket = match judged {
-            JudgedAs::Allowed { ticket, .. } | JudgedAs::Refused { ticket, .. } => ticket.as_ref(),
-            JudgedAs::Held { ticket, .. } => Some(ticket),
-            JudgedAs::Observed { .. } => None,
-        };
-        self.ticket = ticket.map(ToString::to_string).unwrap_or_default();
-        if let JudgedAs::Refused { kind, .. } = judged {
-            (*kind).clone_into(&mut self.refusal);
+        Event::Reloaded { what, from, to } => {
+            fields.text("kind", "agent.reloaded");
+            fields.text("detail", &format!("{what}: from {from} to {to}"));
+            fields.shown("bundle", to);
         }
-    }
-
-    fn request(&mut self, operation: &Operation, recording: RecordingLevel) {
-        let Operation {
-            actions,
-            facts,
-            text,
-            fingerprint,
-            parameters,
-        } = operation;
-        self.actions = texts(actions.iter().map(|a| a.name()));
-        self.fingerprint = fingerprint.to_string();
-        if let Facts::Sql(facts) = facts {
-            self.tables = facts.tables().into_iter().map(ToString::to_string).collect();
-            self.bounded = (!facts.bounded()).then_some(false);
+        Event::ReloadRefused { what, kept, reason } => {
+            fields.text("kind", "agent.reload_refused");
+            fields.text("detail", &format!("{what}: {kept} stays"));
+            fields.shown("bundle", kept);
+            fields.text("reason", reason);
         }
-        if recording > RecordingLevel::Metadata {
-            self.text.clone_from(text);
-            let shown = |p: &ParameterShown| match p {
-                ParameterShown::Null => "NULL".to_owned(),
-                ParameterShown::Text(text) => text.clone(),
-                ParameterShown::Binary(length) => format!("({length} bytes)"),
-            };
-            self.parameters = parameters.iter().map(shown).collect();
+        Event::RunStarted {
+            run,
+            principal,
+            command,
+            uid,
+        } => {
+            fields.text("kind", "run.started");
+            fields.shown("run", run);
+            write_principal(principal, fields);
+            fields.text("text", command);
+            fields.value("uid", uid);
         }
-    }
-
-    fn content(&mut self, content: &Content) {
-        let Content { part, at, form } = content;
-        self.part = part.name().into();
-        self.at_byte = *at;
-        match form {
-            ContentForm::Text(text) => self.text.clone_from(text),
-            ContentForm::Bytes(bytes) => {
-                self.text = data_encoding::BASE64.encode(bytes);
-                self.encoding = "base64".into();
+        Event::RunEnded { run, status } => {
+            fields.text("kind", "run.ended");
+            fields.shown("run", run);
+            fields.text("detail", &format!("exit status {status}"));
+        }
+        Event::WorkloadGoverned {
+            run,
+            cgroup,
+            processes,
+            closed,
+        } => {
+            fields.text("kind", "workload.governed");
+            fields.shown("run", run);
+            fields.text("text", cgroup);
+            fields.text(
+                "detail",
+                &format!("{processes} processes were there; {closed} older connections were closed"),
+            );
+        }
+        Event::WorkloadReleased { run, cgroup, reason } => {
+            fields.text("kind", "workload.released");
+            fields.shown("run", run);
+            fields.text("text", cgroup);
+            fields.text("reason", reason);
+        }
+        Event::IdentityBound { run, principal } => {
+            fields.text("kind", "identity.bound");
+            fields.shown("run", run);
+            write_principal(principal, fields);
+        }
+        Event::IdentityEnded {
+            run,
+            principal,
+            reason,
+        } => {
+            fields.text("kind", "identity.ended");
+            fields.shown("run", run);
+            if let Some(principal) = principal {
+                write_principal(principal, fields);
             }
-            ContentForm::Fields(first, fields) => {
-                self.text.clone_from(first);
-                self.parameters.clone_from(fields);
-            }
-            ContentForm::Rest { why, whole, digest } => {
-                self.detail = match digest {
-                    Some(digest) => format!("{whole} bytes in all; sha256 of the rest {digest}"),
-                    None => format!("{whole} bytes in all"),
-                };
-                self.reason = why.reason().into();
-                if part.goes_up() {
-                    self.bytes_up = *whole;
-                } else {
-                    self.bytes_down = *whole;
-                }
-            }
+            fields.text("reason", reason);
         }
-    }
-
-    fn outcome(&mut self, outcome: &Outcome) {
-        let Outcome {
-            status,
-            detail,
-            rows,
-            bytes_up,
-            bytes_down,
-            took,
-            masked,
-        } = outcome;
-        self.status = status.name().into();
-        self.detail.clone_from(detail);
-        self.rows = *rows;
-        self.bytes_up = *bytes_up;
-        self.bytes_down = *bytes_down;
-        self.took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.masked = masked
-            .0
-            .iter()
-            .map(|(class, n)| (class.to_string(), *n))
-            .collect();
+        Event::SessionOpened { scene: _ } => fields.text("kind", "session.opened"),
+        Event::SessionClosed { scene: _, outcome } => {
+            fields.text("kind", "session.closed");
+            write_outcome(outcome, fields);
+        }
+        Event::ConnectionRefused {
+            run,
+            process,
+            original,
+            reason,
+        } => {
+            fields.text("kind", "connection.refused");
+            fields.shown("run", run);
+            if let Some(process) = process {
+                write_process(process, fields);
+            }
+            if let Some(original) = original {
+                fields.text("original", &original.to_string());
+            }
+            fields.text("reason", reason);
+        }
+        Event::KernelDenied {
+            run,
+            process,
+            hook,
+            original,
+            reason,
+            times,
+        } => {
+            fields.text("kind", "kernel.denied");
+            fields.shown("run", run);
+            write_process(process, fields);
+            fields.text("detail", hook);
+            if let Some(original) = original {
+                fields.text("original", &original.to_string());
+            }
+            fields.text("reason", reason);
+            fields.number("times", *times);
+        }
+        Event::Operation { scene: _, event } => {
+            fields.text("kind", "operation");
+            write_operation(event, fields);
+        }
+        Event::Content {
+            scene: _,
+            id,
+            content,
+        } => {
+            fields.text("kind", "content");
+            fields.shown("operation", id);
+            write_content(content, fields);
+        }
+        Event::OperationEnded {
+            scene: _,
+            id,
+            outcome,
+        } => {
+            fields.text("kind", "outcome");
+            fields.shown("operation", id);
+            write_outcome(outcome, fields);
+        }
+        Event::ToolAccepted {
+            target,
+            server,
+            tool,
+            before,
+            after,
+            actor,
+        } => {
+            fields.text("kind", "tool.accepted");
+            fields.text("target", target);
+            fields.text("text", tool);
+            let before = before.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
+            fields.text("detail", &format!("server {server}: from {before} to {after}"));
+            write_actor(actor, fields);
+        }
+        Event::Uninstalled { taken, forced, actor } => {
+            fields.text("kind", "host.uninstalled");
+            fields.text("text", &taken.join("\n"));
+            fields.text("detail", if *forced { "while something was alive" } else { "" });
+            write_actor(actor, fields);
+        }
+        Event::Approval {
+            ticket,
+            operation,
+            principal,
+            target,
+            actor,
+            actor_groups,
+            actor_uid,
+            step,
+        } => {
+            fields.shown("ticket", ticket);
+            fields.shown("operation", operation);
+            fields.text("principal", principal);
+            fields.text("target", target);
+            fields.text("actor", actor);
+            fields.texts("actor_groups", actor_groups.iter().map(Group::as_str));
+            if let Some(uid) = actor_uid {
+                fields.value("actor_uid", uid);
+            }
+            write_step(step, fields);
+        }
     }
 }
 
-fn texts<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    names.map(str::to_owned).collect()
+fn write_actor(actor: &Actor, fields: &mut Fields<'_>) {
+    fields.text("actor", &actor.to_string());
+    fields.value("actor_uid", actor.uid);
+}
+
+fn write_step(step: &ApprovalStep, fields: &mut Fields<'_>) {
+    let (kind, text) = match step {
+        ApprovalStep::Requested { approvers } => {
+            let names: Vec<&str> = approvers.iter().map(Group::as_str).collect();
+            ("approval.requested", format!("approvers: {}", names.join(", ")))
+        }
+        ApprovalStep::Viewed => ("approval.viewed", String::new()),
+        ApprovalStep::Approved { terms } => ("approval.approved", terms.clone()),
+        ApprovalStep::Denied { comment } => ("approval.denied", comment.clone()),
+        ApprovalStep::Rejected { reason } => ("approval.rejected", reason.clone()),
+        ApprovalStep::Expired => ("approval.expired", String::new()),
+        ApprovalStep::Withdrawn => ("approval.withdrawn", String::new()),
+        ApprovalStep::Used => ("approval.used", String::new()),
+    };
+    fields.text("kind", kind);
+    fields.text("reason", &text);
+}
+
+fn write_scene(scene: &Scene, fields: &mut Fields<'_>) {
+    fields.shown("run", scene.run);
+    fields.shown("connection", scene.connection);
+    fields.shown("session", scene.session);
+    write_principal(&scene.principal, fields);
+    write_process(&scene.process, fields);
+    let Target {
+        name,
+        environment,
+        labels: _,
+        protocol,
+        configured: _,
+    } = &*scene.target;
+    fields.text("target", &name.0);
+    fields.text("environment", &environment.0);
+    fields.text("protocol", protocol.name());
+    fields.text("original", &scene.original.to_string());
+}
+
+fn write_principal(principal: &Principal, fields: &mut Fields<'_>) {
+    fields.text("principal", &principal.key());
+    fields.text("principal_name", &principal.display);
+    fields.texts("groups", principal.groups.iter().map(Group::as_str));
+}
+
+fn write_process(process: &Process, fields: &mut Fields<'_>) {
+    let Process {
+        tgid,
+        start_ns,
+        uid,
+        gid,
+        exe,
+        cgroup,
+        netns,
+        comm,
+    } = process;
+    fields.number("pid", (*tgid).into());
+    fields.number("process_start_ns", *start_ns);
+    fields.value("uid", uid);
+    fields.value("gid", gid);
+    fields.text("exe", &exe.path);
+    fields.number("exe_device", exe.device);
+    fields.number("exe_inode", exe.inode);
+    fields.text("comm", comm);
+    fields.number("cgroup", *cgroup);
+    fields.number("netns", netns.0);
+}
+
+fn write_operation(event: &OperationEvent, fields: &mut Fields<'_>) {
+    let OperationEvent {
+        id,
+        operation,
+        judged,
+        bundle,
+        recording,
+        degraded,
+        trace: _,
+    } = event;
+    if *degraded {
+        fields.text("detail", "metadata only: the disk is nearly full");
+    }
+    fields.shown("operation", id);
+    if let Some(bundle) = bundle {
+        fields.shown("bundle", bundle);
+    }
+    if let Some(operation) = operation {
+        write_request(operation, *recording, fields);
+    }
+    let (verdict, policies, reason): (_, &[PolicyId], &str) = match judged {
+        JudgedAs::Allowed { policies, .. } => ("allowed", policies, ""),
+        JudgedAs::Observed { policies, reason } => ("observed", policies, reason),
+        JudgedAs::Held { policies, reason, .. } => ("held", policies, reason),
+        JudgedAs::Refused { policies, reason, .. } => ("refused", policies, reason),
+    };
+    fields.text("verdict", verdict);
+    fields.texts("policies", policies.iter().map(PolicyId::as_str));
+    fields.text("reason", reason);
+    let ticket = match judged {
+        JudgedAs::Allowed { ticket, .. } | JudgedAs::Refused { ticket, .. } => ticket.as_ref(),
+        JudgedAs::Held { ticket, .. } => Some(ticket),
+        JudgedAs::Observed { .. } => None,
+    };
+    if let Some(ticket) = ticket {
+        fields.text("ticket", &ticket.to_string());
+    }
+    if let JudgedAs::Refused { kind, .. } = judged {
+        fields.text("refusal", kind);
+    }
+}
+
+fn write_request(operation: &Operation, recording: RecordingLevel, fields: &mut Fields<'_>) {
+    let Operation {
+        actions,
+        facts,
+        text,
+        fingerprint,
+        parameters,
+    } = operation;
+    fields.texts("actions", actions.iter().map(|a| a.name()));
+    fields.shown("fingerprint", fingerprint);
+    if let Facts::Sql(facts) = facts {
+        fields.texts("tables", facts.tables().into_iter().map(ToString::to_string));
+        if !facts.bounded() {
+            fields.value("bounded", false);
+        }
+    }
+    if recording > RecordingLevel::Metadata {
+        fields.text("text", text);
+        fields.texts("parameters", parameters.iter().map(parameter));
+    }
+}
+
+fn write_content(content: &Content, fields: &mut Fields<'_>) {
+    let Content { part, at, form } = content;
+    fields.text("part", part.name());
+    fields.number("at_byte", *at);
+    match form {
+        ContentForm::Text(text) => fields.text("text", text),
+        ContentForm::Bytes(bytes) => {
+            fields.text("text", &data_encoding::BASE64.encode(bytes));
+            fields.text("encoding", "base64");
+        }
+        ContentForm::Fields(first, rest) => {
+            fields.text("text", first);
+            fields.texts("parameters", rest);
+        }
+        ContentForm::Rest { why, whole, digest } => {
+            let detail = match digest {
+                Some(digest) => format!("{whole} bytes in all; sha256 of the rest {digest}"),
+                None => format!("{whole} bytes in all"),
+            };
+            fields.text("detail", &detail);
+            fields.text("reason", why.reason());
+            let bytes = if part.goes_up() { "bytes_up" } else { "bytes_down" };
+            fields.number(bytes, *whole);
+        }
+    }
+}
+
+fn write_outcome(outcome: &Outcome, fields: &mut Fields<'_>) {
+    let Outcome {
+        status,
+        detail,
+        rows,
+        bytes_up,
+        bytes_down,
+        took,
+        masked,
+    } = outcome;
+    fields.text("status", status.name());
+    fields.text("detail", detail);
+    fields.number("rows", *rows);
+    fields.number("bytes_up", *bytes_up);
+    fields.number("bytes_down", *bytes_down);
+    fields.number("took_ns", u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    let by_class = masked.0.iter().map(|(class, n)| (class.as_str(), *n));
+    fields.counts("masked", by_class);
+}
+
+fn parameter(shown: &ParameterShown) -> Cow<'_, str> {
+    match shown {
+        ParameterShown::Null => "NULL".into(),
+        ParameterShown::Text(text) => text.into(),
+        ParameterShown::Binary(length) => format!("({length} bytes)").into(),
+    }
 }

@@ -15,24 +15,33 @@ const MAX_COMMIT: usize = 256 * 1024 * 1024;
 const HEADER: usize = 4 + 8;
 
 /// Makes the bytes of group commits.
-pub(super) struct Encoder(zstd::bulk::Compressor<'static>);
+pub(super) struct Encoder {
+    compressor: zstd::bulk::Compressor<'static>,
+    // The last commit's, or more.
+    bytes: Vec<u8>,
+}
 
 impl Encoder {
     /// Level 1: the log must not become the bottleneck.
     pub(super) fn new() -> io::Result<Self> {
-        zstd::bulk::Compressor::new(1).map(Self)
+        Ok(Self {
+            compressor: zstd::bulk::Compressor::new(1)?,
+            bytes: Vec::new(),
+        })
     }
 
     /// The bytes of one group commit.
-    pub(super) fn encode(&mut self, lines: &[u8]) -> io::Result<Vec<u8>> {
-        let mut out = vec![0; HEADER + zstd::zstd_safe::compress_bound(lines.len())];
-        let (header, frame) = out.split_at_mut(HEADER);
-        let length = self.0.compress_to_buffer(lines, frame)?;
+    pub(super) fn encode(&mut self, lines: &[u8]) -> io::Result<&[u8]> {
+        let room = HEADER + zstd::zstd_safe::compress_bound(lines.len());
+        if self.bytes.len() < room || self.bytes.len() > room.saturating_mul(64) {
+            self.bytes = vec![0; room];
+        }
+        let (header, frame) = self.bytes.split_at_mut(HEADER);
+        let length = self.compressor.compress_to_buffer(lines, frame)?;
         let (size, check) = header.split_at_mut(4);
         size.copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_le_bytes());
         check.copy_from_slice(&checksum(frame.get(..length).unwrap_or_default()));
-        out.truncate(HEADER + length);
-        Ok(out)
+        Ok(self.bytes.get(..HEADER + length).unwrap_or_default())
     }
 }
 

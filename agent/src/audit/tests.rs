@@ -179,5 +179,5 @@ async fn on_a_disk_that_is_nearly_full_there_is_room_for_what_is_owed_only() {
 
 fn encoded(lines: &[u8]) -> Vec<u8> {
     let mut encoder = segment::Encoder::new().expect("zstd");
-    encoder.encode(lines).expect("encoded")
+    encoder.encode(lines).expect("encoded").to_vec()
 }

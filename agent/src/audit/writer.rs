@@ -46,7 +46,7 @@ pub(super) struct Writer {
     tally: Arc<Tally>,
     space_seen: Option<Instant>,
     // Records that nobody waits for and that the disk did not take: they go before the next.
-    owed: Vec<Waiting>,
+    owed: Vec<(Waiting, Vec<u8>)>,
 }
 
 /// The segment that is written to.
@@ -124,19 +124,22 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Consumer) {
         let mut waiting = Vec::new();
         let mut lines = Vec::new();
+        let mut batch = Batch::default();
         loop {
-            let Batch { records, close, last } = queue.take();
-            let owed = std::mem::take(&mut self.owed);
-            for record in owed.into_iter().chain(records) {
-                if lines.len() >= MAX_COMMIT_BYTES {
-                    self.commit_and_answer(&mut lines, &mut waiting);
-                }
-                self.take(record, &mut lines, &mut waiting);
+            batch = queue.take(batch);
+            for (record, json) in std::mem::take(&mut self.owed) {
+                self.take(record, &json, &mut lines, &mut waiting);
+            }
+            let mut rest = batch.json.as_slice();
+            for record in batch.records.drain(..) {
+                let (json, after) = rest.split_at_checked(record.length).unwrap_or_default();
+                rest = after;
+                self.take(record, json, &mut lines, &mut waiting);
             }
             self.commit_and_answer(&mut lines, &mut waiting);
-            if last {
+            if batch.last {
                 self.finish();
-                if let Some(done) = close {
+                if let Some(done) = batch.close {
                     let _nobody_waits = done.send(());
                 }
                 return;
@@ -144,12 +147,15 @@ impl Writer {
         }
     }
 
-    fn take(&self, record: Waiting, lines: &mut Vec<u8>, waiting: &mut Vec<Waiting>) {
+    fn take(&mut self, record: Waiting, json: &[u8], lines: &mut Vec<u8>, waiting: &mut Vec<Waiting>) {
+        if lines.len() >= MAX_COMMIT_BYTES {
+            self.commit_and_answer(lines, waiting);
+        }
         let number = self.next + waiting.len() as u64;
         lines.extend_from_slice(b"{\"seq\":");
         lines.extend_from_slice(number.to_string().as_bytes());
         lines.push(b',');
-        lines.extend_from_slice(record.json.get(1..).unwrap_or_default());
+        lines.extend_from_slice(json.get(1..).unwrap_or_default());
         lines.push(b'\n');
         waiting.push(record);
     }
@@ -177,7 +183,13 @@ impl Writer {
                 Some(answer) => {
                     let _gone = answer.send(told);
                 }
-                None if told.is_err() => self.owed.push(record),
+                None if told.is_err() => {
+                    let line = usize::try_from(number - first)
+                        .ok()
+                        .and_then(|at| each(lines).nth(at));
+                    let json = without_number(line.unwrap_or_default());
+                    self.owed.push((record, json));
+                }
                 None => {}
             }
         }
@@ -201,7 +213,7 @@ impl Writer {
         let Some(open) = &mut self.file else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let written = open.write(&bytes).and_then(|()| open.file.sync_data());
+        let written = open.write(bytes).and_then(|()| open.file.sync_data());
         if let Err(error) = written {
             self.broken = true;
             return Err(error);
@@ -213,7 +225,7 @@ impl Writer {
     /// Counts the records of a commit in, and seals the segment where it is complete.
     fn follow(&mut self, lines: &[u8]) {
         let Some(open) = &mut self.file else { return };
-        for record in lines.split_inclusive(|b| *b == b'\n') {
+        for record in each(lines) {
             self.head = chain::next(self.head, record);
             open.leaves.push(chain::leaf(record));
             self.next += 1;
@@ -292,6 +304,23 @@ impl Writer {
             tracing::error!(%error, "the last segment could not be sealed; the next agent will");
         }
     }
+}
+
+/// Each of some lines, with its end.
+fn each(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    memchr::memchr_iter(b'\n', lines).filter_map(move |end| {
+        let line = lines.get(begin..=end);
+        begin = end + 1;
+        line
+    })
+}
+
+/// A record's JSON again, from its line.
+fn without_number(line: &[u8]) -> Vec<u8> {
+    let number = memchr::memchr(b',', line).unwrap_or_default();
+    let rest = line.get(number + 1..).unwrap_or_default().trim_ascii_end();
+    [b"{", rest].concat()
 }
 
 /// The newest seal of all boots: a boot that vanishes leaves a seal that names one which is not there.
