@@ -24,6 +24,9 @@ use super::question::{Unsayable, Word, context, entities, request, reveal_contex
 /// Verdicts and entities that are kept; beyond it the memory starts anew.
 const MAX_KEPT: usize = 8192;
 
+/// Parts that most keys have room for.
+const PARTS: usize = 32;
+
 /// One loaded, validated set of policies.
 pub struct Engine {
     loaded: Loaded,
@@ -514,15 +517,16 @@ fn names(ids: &[CedarId]) -> Vec<PolicyId> {
 pub(super) fn scene_key(principal: &Principal, target: &Target) -> Digest {
     let key = principal.key();
     let configured = [u8::from(target.configured)];
-    let mut parts: Vec<&[u8]> = vec![
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(PARTS);
+    parts.extend([
         key.as_bytes(),
         principal.display.as_bytes(),
         target.name.0.as_bytes(),
         target.environment.0.as_bytes(),
         target.protocol.name().as_bytes(),
         &configured,
-        b"labels",
-    ];
+        b"labels".as_slice(),
+    ]);
     for (name, value) in &target.labels {
         parts.extend([name.as_bytes(), value.as_bytes()]);
     }
@@ -534,7 +538,8 @@ pub(super) fn scene_key(principal: &Principal, target: &Target) -> Digest {
 /// Everything about the operation that a policy can read: its actions and its facts, not its text or parameters. `None`: not worth
 /// keeping.
 fn verdict_key(scene: Digest, operation: &Operation) -> Option<Digest> {
-    let mut parts: Vec<&[u8]> = vec![scene.as_bytes()];
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(PARTS);
+    parts.push(scene.as_bytes());
     parts.extend(operation.actions.iter().map(|action| action.name().as_bytes()));
     let flags;
     let address;

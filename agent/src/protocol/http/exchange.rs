@@ -122,7 +122,7 @@ impl Exchange {
             let what = format!("The request could be read in two ways: {why}.");
             return Err(self.unknown(what, None).await);
         }
-        let mut head = match screen(&parts, &self.place) {
+        let mut head = match screen(parts, &self.place) {
             Ok(head) => head,
             Err(Wrong { status, what }) => {
                 drain(&mut body, two).await;

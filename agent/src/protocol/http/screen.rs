@@ -96,16 +96,25 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    for name in named.iter().map(String::as_str).chain(OF_THE_CONNECTION) {
+    for name in named {
+        headers.remove(name);
+    }
+    remove(headers, &OF_THE_CONNECTION);
+}
+
+/// Removes the fields of these names, lower case. Few of them are there, so that fewer are looked for.
+pub(super) fn remove(headers: &mut HeaderMap, names: &[&str]) {
+    let is_one = |name: &&HeaderName| names.contains(&name.as_str());
+    while let Some(name) = headers.keys().find(is_one).cloned() {
         headers.remove(name);
     }
 }
 
 /// Screens a head.
-pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
-    let mut actions = actions(parts)?;
-    let authority = authority(parts, place)?;
-    let websocket = upgrade(parts)?;
+pub(super) fn screen(parts: Parts, place: &Place) -> Result<Head, Wrong> {
+    let mut actions = actions(&parts)?;
+    let authority = authority(&parts, place)?;
+    let websocket = upgrade(&parts)?;
     if websocket {
         actions.insert(Action::HttpWebSocket);
     }
@@ -119,7 +128,7 @@ pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
     if path == "*" && parts.method != Method::OPTIONS {
         return Err(bad("Only OPTIONS can ask about the server as a whole (*)."));
     }
-    let mut headers = parts.headers.clone();
+    let mut headers = parts.headers;
     strip_connection(&mut headers);
     for name in [header::HOST, header::EXPECT, header::CONTENT_LENGTH] {
         headers.remove(name);
@@ -141,7 +150,7 @@ pub(super) fn screen(parts: &Parts, place: &Place) -> Result<Head, Wrong> {
         headers.insert(coding, HeaderValue::from_static("identity,gzip"));
     }
     Ok(Head {
-        method: parts.method.clone(),
+        method: parts.method,
         actions,
         authority,
         query: query_names(target.query().unwrap_or_default()),

@@ -34,8 +34,8 @@ use super::websocket;
 const HEAD_TIME: Duration = Duration::from_secs(75);
 /// Most that is read ahead, in bytes.
 const BUFFER: usize = 256 * 1024;
-/// Most fields of a head.
-const MAX_FIELDS: usize = 128;
+/// Most fields of a head: as many as the library has room for without asking for memory.
+const MAX_FIELDS: usize = 100;
 /// Bodies of requests that are held at the same time, in KiB, for one target.
 const BODIES: usize = 256 * 1024;
 

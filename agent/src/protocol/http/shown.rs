@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::mask::MaskPlan;
 use crate::model::ParameterShown;
 
-use super::escapes::{Format, unescaped};
+use super::escapes::{Format, may_be_escaped, unescaped};
 use super::path::{form_text, pairs};
 use super::screen::is_secret_field;
 
@@ -110,6 +110,9 @@ fn redact(value: &mut Value) {
 }
 
 fn masked(text: &[u8], format: Format, plan: &MaskPlan) -> String {
+    if !may_be_escaped(text, format) {
+        return plan.shown(&String::from_utf8_lossy(text));
+    }
     plan.shown(&String::from_utf8_lossy(&unescaped(text, format, plan)))
 }
 

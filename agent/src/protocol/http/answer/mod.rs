@@ -10,7 +10,7 @@ mod shape;
 use std::io;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -18,15 +18,15 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::config::Unreadable;
-use crate::mask::{MaskPlan, Maskable, Masked, NoData};
+use crate::mask::{CellMask, MaskPlan, Maskable, Masked, NoData};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
 use crate::session::{Answer, InFlight, Piece, Recording, Unkeepable, Upload};
 
 use super::call::essence;
 use super::dialect::Dialect;
-use super::escapes::{Format, masked_text};
+use super::escapes::{Format, masked_text, may_be_escaped};
 use super::kept::Kept;
-use super::screen::strip_connection;
+use super::screen::{remove, strip_connection};
 pub(super) use coding::{Decoder, STEP};
 pub(super) use echo::{Redact, Spellings};
 pub(super) use events::mask as mask_event;
@@ -151,9 +151,7 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
     if !empty {
         let dialect = owed.dialect.take();
         let cut = dialect.map(|mut dialect| (dialect.response(status, &headers), dialect));
-        for name in ABOUT_BYTES {
-            headers.remove(name);
-        }
+        remove(&mut headers, &ABOUT_BYTES);
         let mut kept = recording.map(|recording| Kept::new(recording, &plan, shape, cut.as_ref()));
         if let Some(kept) = &mut kept {
             kept.head(status, &headers);
@@ -209,9 +207,7 @@ async fn bodiless(
     echoed: u64,
 ) -> Result<Answer, Withheld> {
     let plan = owed.in_flight.plan.clone();
-    for name in ABOUT_BYTES {
-        headers.remove(name);
-    }
+    remove(&mut headers, &ABOUT_BYTES);
     if let Some(recording) = recording {
         let mut kept = Kept::new(recording, &plan, Shape::Unknown, None);
         kept.head(status, &headers);
@@ -242,9 +238,7 @@ pub(super) fn handshake(
     if let Some(spellings) = spellings {
         spellings.redact_fields(&mut headers);
     }
-    for name in ABOUT_BYTES {
-        headers.remove(name);
-    }
+    remove(&mut headers, &ABOUT_BYTES);
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     Answer::head(plan.apply(Head(status, headers), &mut MaskCounts::default()))
@@ -294,37 +288,50 @@ struct Fields(HeaderMap);
 impl Maskable for Fields {
     type Output = HeaderMap;
 
-    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderMap {
-        let mut masked = HeaderMap::with_capacity(self.0.len());
-        for (name, value) in &self.0 {
+    fn mask(mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderMap {
+        for (name, value) in &mut self.0 {
             let shown = if name.as_str().ends_with("-bin") {
                 binary(value, plan, counts)
             } else {
                 field(name, value, plan, counts)
             };
-            masked.append(name.clone(), shown);
+            if let Some(shown) = shown {
+                *value = shown;
+            }
         }
-        masked
+        self.0
     }
 }
 
-fn field(name: &HeaderName, value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderValue {
+/// What is shown in the place of a field's value; `None`: the value.
+fn field(
+    name: &HeaderName,
+    value: &HeaderValue,
+    plan: &MaskPlan,
+    counts: &mut MaskCounts,
+) -> Option<HeaderValue> {
     let format = match *name {
         header::LOCATION | header::CONTENT_LOCATION | header::LINK | header::REFRESH => Format::Form,
         _ => Format::Text,
     };
     let mut found = MaskCounts::default();
+    if !may_be_escaped(value.as_bytes(), format)
+        && plan.text(None, value.as_bytes(), &mut BytesMut::new(), &mut found) == CellMask::Unchanged
+    {
+        return None;
+    }
+    found = MaskCounts::default();
     let masked = masked_text(value.as_bytes(), format, plan, &mut found);
     if found.total() == 0 {
-        return value.clone();
+        return None;
     }
     counts.merge(&found);
-    HeaderValue::from_maybe_shared(masked.freeze())
-        .unwrap_or_else(|_bytes| HeaderValue::from_static("[masked]"))
+    let shown = HeaderValue::from_maybe_shared(masked.freeze());
+    Some(shown.unwrap_or_else(|_bytes| HeaderValue::from_static("[masked]")))
 }
 
 /// A field of gRPC that holds bytes in base64, such as the details of an error.
-fn binary(value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderValue {
+fn binary(value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> Option<HeaderValue> {
     use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
@@ -338,11 +345,11 @@ fn binary(value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> Head
     let mut found = MaskCounts::default();
     let (masked, _seen) = grpc::whole(&message, plan, &mut found);
     if found.total() == 0 {
-        return value.clone();
+        return None;
     }
     counts.merge(&found);
-    HeaderValue::try_from(STANDARD_NO_PAD.encode(masked))
-        .unwrap_or_else(|_text| HeaderValue::from_static("W21hc2tlZF0"))
+    let shown = HeaderValue::try_from(STANDARD_NO_PAD.encode(masked));
+    Some(shown.unwrap_or_else(|_text| HeaderValue::from_static("W21hc2tlZF0")))
 }
 
 #[derive(Debug, PartialEq, Eq)]
