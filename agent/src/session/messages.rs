@@ -4,6 +4,7 @@
 //! A connection to a target is a `hyper` sender of `Permitted` bodies, a connection to the process a `hyper` service
 //! of `AnswerBody`: sending anything else does not compile.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,6 +24,9 @@ use super::downstream::RefusalWords;
 use super::speech::AgentSpeech;
 use super::upload::{Sending, Upload};
 use super::upstream::InFlight;
+
+/// Pieces that are together at most so many bytes are one: a frame of HTTP/2 costs more than the copy.
+const SMALL: usize = 16 * 1024;
 
 /// A judged request that goes on as a message with a head and a body.
 pub trait Message: Judged {
@@ -150,6 +154,8 @@ pub struct AnswerBody(Content);
 
 enum Content {
     Whole(Option<Bytes>),
+    /// Masked pieces that are all there, and how many bytes they are together.
+    Joined(VecDeque<Bytes>, usize),
     Pieces(Pieces),
     Held(Frames),
 }
@@ -170,6 +176,11 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         match &mut self.get_mut().0 {
             Content::Whole(content) => Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
+            Content::Joined(pieces, left) => {
+                let piece = pieces.pop_front();
+                *left -= piece.as_ref().map_or(0, Bytes::len);
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+            }
             Content::Pieces(pieces) => pieces
                 .as_mut()
                 .poll_next(cx)
@@ -179,7 +190,11 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Content::Whole(None))
+        match &self.0 {
+            Content::Whole(content) => content.is_none(),
+            Content::Joined(pieces, _) => pieces.is_empty(),
+            Content::Pieces(_) | Content::Held(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -188,6 +203,7 @@ impl Body for AnswerBody {
                 let length = content.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
+            Content::Joined(_, left) => SizeHint::with_exact(u64::try_from(*left).unwrap_or(u64::MAX)),
             Content::Pieces(_) | Content::Held(_) => SizeHint::default(),
         }
     }
@@ -261,15 +277,14 @@ impl Answer {
     /// A masked head and a body whose masked pieces are all there.
     pub fn joined(head: Masked<(StatusCode, HeaderMap)>, pieces: Vec<Masked<Bytes>>) -> Self {
         let length = pieces.iter().map(Masked::size).sum();
-        let mut rest = pieces.into_iter().map(Masked::into_content);
-        let mut content = rest.next().unwrap_or_default();
-        if content.len() < length {
+        let mut content: VecDeque<Bytes> = pieces.into_iter().map(Masked::into_content).collect();
+        content.retain(|piece| !piece.is_empty());
+        if content.len() > 1 && length <= SMALL {
             let mut whole = BytesMut::with_capacity(length);
-            whole.extend_from_slice(&content);
-            rest.for_each(|piece| whole.extend_from_slice(&piece));
-            content = whole.freeze();
+            content.iter().for_each(|piece| whole.extend_from_slice(piece));
+            content = [whole.freeze()].into();
         }
-        Self::with(head, Content::Whole((!content.is_empty()).then_some(content)))
+        Self::with(head, Content::Joined(content, length))
     }
 
     /// A masked head and a body that comes in masked pieces.

@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::{ClientCertificate, UpstreamSettings};
 
+use super::super::ahead::Ahead;
 use super::TlsError;
 
 /// How one target's certificate is verified: chain and name, always.
@@ -165,12 +166,12 @@ impl UpstreamVerifier {
     ///
     /// # Errors
     /// Where the certificate is not accepted or the handshake breaks.
-    pub async fn connect<S>(&self, stream: S) -> Result<TlsStream<S>, TlsError>
+    pub async fn connect<S>(&self, stream: S) -> Result<TlsStream<Ahead<S>>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = TlsConnector::from(Arc::clone(&self.config));
-        let connecting = connector.connect(self.name.clone(), stream).await;
+        let connecting = connector.connect(self.name.clone(), Ahead::new(stream)).await;
         connecting.map_err(|source| TlsError::Handshake {
             name: self.name(),
             source,

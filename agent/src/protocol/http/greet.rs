@@ -113,6 +113,6 @@ impl Hello {
             Some(alert) => GreetError::Untrusted(format!("{alert:?}")),
             None => failed(&error),
         })?;
-        Ok(Stream::Process(Box::new(stream)))
+        Ok(Stream::process(stream))
     }
 }

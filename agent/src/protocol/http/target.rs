@@ -169,7 +169,7 @@ impl TargetSide {
             Some(verifier) => {
                 let stream = verifier.connect(tcp).await?;
                 let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-                (Stream::Target(Box::new(stream)), chosen)
+                (Stream::target(stream), chosen)
             }
         };
         let dialled = if chosen.as_deref() == Some(b"h2") {

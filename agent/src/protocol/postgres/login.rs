@@ -148,7 +148,7 @@ pub(super) async fn dial_tls(
     tcp.write_all(&request).await?;
     // Exactly one byte, so that nothing sent before TLS is taken for the server's.
     match tcp.read_u8().await? {
-        b'S' => Ok(Stream::Target(Box::new(verifier.connect(tcp).await?))),
+        b'S' => Ok(Stream::target(verifier.connect(tcp).await?)),
         b'N' => Err(LoginError::NoTls),
         _ => Err(LoginError::Exchange(
             "it does not answer the request for TLS".into(),

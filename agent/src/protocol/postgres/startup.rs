@@ -147,7 +147,7 @@ async fn accept_tls(
         .bound_config(start.client_hello().server_name(), names, alpn)
         .map_err(|error| failed(&error))?;
     let stream = start.into_stream(config).await.map_err(|error| failed(&error))?;
-    Ok((Stream::Process(Box::new(stream)), Some(end_point)))
+    Ok((Stream::process(stream), Some(end_point)))
 }
 
 /// One packet without a type byte: its code, and what follows.
