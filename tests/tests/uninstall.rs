@@ -2,6 +2,7 @@
 //! host but what the test made.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use interdict_tests::service::Cgroups;
@@ -11,8 +12,12 @@ use interdict_tests::tools::binary;
 /// `$5` words of uninstall.
 const SCRIPT: &str = r#"
 set -e
+# The kernel refuses a file system on itself.
+umount "$3"
 mount -t cgroup2 none "$3"
 mount -t bpf bpf /sys/fs/bpf
+# What an agent of the host has mounted is not this one's.
+umount /run/interdict/bpf 2> /dev/null || :
 mount -t tmpfs tmpfs /run
 if [ -d /etc/systemd ]; then mount -t tmpfs tmpfs /etc/systemd; fi
 mkdir "$3/agent" "$3/tools"
@@ -20,7 +25,7 @@ sh -c 'echo 0 > "$1/tools/cgroup.procs"; exec sleep 600' sh "$3" &
 governed=$!
 sh -c 'echo 0 > "$3/agent/cgroup.procs"; exec "$1" serve --config "$2" 2> "$4"' sh "$1" "$2" "$3" "$4" &
 tries=0
-until grep -q 'cgroup="tools"' "$4" && [ -S /run/interdict/*.sock ]; do
+until grep -q 'cgroup="tools"' "$4" && ls /run/interdict/*.sock > /dev/null 2>&1; do
     tries=$((tries + 1)); [ $tries -lt 300 ] || { cat "$4"; exit 9; }; sleep 0.1
 done
 find /sys/fs/bpf/interdict -type f | wc -l | sed 's/^/pins /'
@@ -50,6 +55,8 @@ fn uninstalled(word: &str) -> Option<(String, serde_json::Value)> {
         return None;
     }
     let dir = tempfile::tempdir().expect("temp dir");
+    // The proxy's user passes through, as where a real agent's state is.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permitted");
     let config = dir.path().join("interdict.toml");
     let text = "state_dir = \"state\"\n[[workload]]\nname = \"tools\"\ncgroup = \"tools\"\n";
     std::fs::write(&config, text).expect("written");

@@ -65,7 +65,8 @@ pub fn remains(root: &Path) -> Result<Remains, GuardError> {
             found.pins.push(pins);
         }
     }
-    if real && super::pins::is_bpffs(&mounts, OWN_BPFFS) {
+    // One that another mount hides is not reached, and nobody's hooks are pinned in it here.
+    if real && super::pins::is_bpffs(&mounts, OWN_BPFFS) && Path::new(OWN_BPFFS).is_dir() {
         found.mounts.push(OWN_BPFFS.into());
     }
     Ok(found)
