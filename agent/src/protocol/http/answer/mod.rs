@@ -156,6 +156,7 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
         if let Some(kept) = &mut kept {
             kept.head(status, &headers);
         }
+        let must_be_read = owed.unreadable == Unreadable::Refuse && shape == Shape::Unknown;
         let at_once = shape != Shape::Events && body.size_hint().exact().is_some_and(|size| size <= AT_ONCE);
         let head = plan.apply(Head(status, headers), &mut counts);
         let mut flow = Flow {
@@ -178,6 +179,10 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
         let mut ready = Vec::new();
         if at_once && flow.gather(&mut ready).await {
             return Ok(Answer::joined(head, ready));
+        }
+        if must_be_read && ready.is_empty() && flow.taken.is_none() {
+            // Its first bytes tell, and may be a reason to show no head either.
+            flow.taken = flow.next().await;
         }
         // Nothing of it is shown yet: there is still a place for the reason.
         if ready.is_empty()
