@@ -395,3 +395,157 @@ impl Session {
         (sent, answer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::audit::{Record, Stored, read_all};
+    use crate::config::AuditConfig;
+    use crate::mask::NoData;
+    use crate::model::{
+        BootId, ConnectionId, Environment, Executable, NetnsCookie, OriginalDst, Principal, PrincipalKind,
+        Process, Protocol, RunId, SessionId, Target, TargetName,
+    };
+
+    fn scene() -> Scene {
+        Scene {
+            run: RunId::new(),
+            connection: ConnectionId::new(),
+            session: SessionId::new(),
+            principal: Arc::new(Principal {
+                kind: PrincipalKind::Workload,
+                issuer: None,
+                subject: "x".into(),
+                display: "x".into(),
+                groups: [].into(),
+                expires_at: None,
+            }),
+            process: Arc::new(Process {
+                tgid: 7,
+                start_ns: 1,
+                uid: 0,
+                gid: 0,
+                exe: Executable::default(),
+                cgroup: 1,
+                netns: NetnsCookie(1),
+                comm: "x".into(),
+            }),
+            target: Arc::new(Target {
+                name: TargetName("t".into()),
+                environment: Environment("prod".into()),
+                labels: BTreeMap::new(),
+                protocol: Protocol::Http,
+                configured: true,
+            }),
+            original: OriginalDst("10.0.0.1:80".parse().expect("an address")),
+            stored: Stored::default(),
+        }
+    }
+
+    fn recording(dir: &std::path::Path, kept_free: u64, strict: bool) -> Recording {
+        let config = AuditConfig {
+            dir: dir.to_owned(),
+            segment_bytes: 1 << 20,
+            segment_age: std::time::Duration::from_secs(60),
+            min_free_bytes: kept_free,
+            clickhouse: None,
+        };
+        Recording {
+            log: AuditLog::open(&config, "host", BootId::new()).expect("a log"),
+            scene: Arc::new(scene()),
+            id: OperationId::new(),
+            part: ContentPart::Answer,
+            limit: 10,
+            left: 10,
+            kept: 0,
+            whole: 0,
+            letter: Vec::new(),
+            rest: None,
+            waiting: VecDeque::new(),
+            strict,
+        }
+    }
+
+    async fn kept(
+        mut recording: Recording,
+        pieces: &[&[u8]],
+        dir: &std::path::Path,
+    ) -> Vec<(u64, String, String)> {
+        for piece in pieces {
+            let piece = Bytes::copy_from_slice(piece);
+            recording.push(&Masked::without_data(piece, NoData::Uninspected));
+            recording.settle().await.expect("settled");
+        }
+        recording.end();
+        recording.settle().await.expect("settled");
+        recording.log.close().await;
+        let mut all = Vec::new();
+        read_all(
+            dir,
+            |Record {
+                 at_byte,
+                 text,
+                 reason,
+                 ..
+             }| all.push((at_byte, text, reason)),
+        )
+        .expect("read");
+        all
+    }
+
+    #[tokio::test]
+    async fn letters_stay_whole_and_what_is_longer_is_said() {
+        let said = |all: &[(u64, &str, &str)]| -> Vec<(u64, String, String)> {
+            all.iter()
+                .map(|(at, text, why)| (*at, (*text).to_owned(), (*why).to_owned()))
+                .collect()
+        };
+        let limit = Unkept::Limit.reason();
+        for (pieces, expected) in [
+            (
+                ["a\u{e9}b".as_bytes(), b"c"],
+                said(&[(0, "a\u{e9}b", ""), (4, "c", "")]),
+            ),
+            (
+                [&b"a\xc3"[..], &b"\xa9b"[..]],
+                said(&[(0, "a", ""), (1, "\u{e9}b", "")]),
+            ),
+            ([&b"0123456789"[..], &b""[..]], said(&[(0, "0123456789", "")])),
+            (
+                [&b"0123456789"[..], &b"0"[..]],
+                said(&[(0, "0123456789", ""), (10, "", limit)]),
+            ),
+            (
+                [&b"012345678\xc3"[..], &b"\xa9"[..]],
+                said(&[(0, "012345678", ""), (9, "", limit)]),
+            ),
+            ([&b"a\0b"[..], &b"c"[..]], said(&[(0, "YQBi", ""), (3, "c", "")])),
+            ([&b"a\xc3"[..], &b""[..]], said(&[(0, "a", ""), (1, "ww==", "")])),
+        ] {
+            let dir = tempfile::tempdir().expect("temp dir");
+            let one = recording(dir.path(), 0, true);
+            assert_eq!(kept(one, &pieces, dir.path()).await, expected, "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn on_a_disk_that_is_nearly_full_nothing_is_shown_or_nothing_more_is_kept() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut strict = recording(dir.path(), u64::MAX, true);
+        strict.push(&Masked::without_data(
+            Bytes::from_static(b"a"),
+            NoData::Uninspected,
+        ));
+        assert!(matches!(strict.settle().await, Err(Unkeepable::Full(_))));
+        assert!(matches!(strict.settle_durably().await, Err(Unkeepable::Full(_))));
+        let dir = tempfile::tempdir().expect("temp dir");
+        let lenient = recording(dir.path(), u64::MAX, false);
+        let all = kept(lenient, &[b"a", b"b", b"c"], dir.path()).await;
+        let reasons: Vec<&str> = all.iter().map(|(_, _, why)| why.as_str()).collect();
+        assert_eq!(reasons, ["", Unkept::Disk.reason()]);
+    }
+}
