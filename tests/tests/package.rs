@@ -155,7 +155,7 @@ fn the_deb_is_installed_and_removed_without_a_trace() {
     for line in [
         "VALID 0 issuers, 0 targets",
         "-rw-r----- root interdict /etc/interdict/interdict.toml",
-        "drwx--x--x root root /var/lib/interdict",
+        "drwx--x--x interdict interdict /var/lib/interdict",
     ] {
         assert!(told.contains(line), "{line}\n{told}");
     }
