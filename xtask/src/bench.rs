@@ -29,7 +29,10 @@ pub(crate) fn run(name: &str, json: bool) -> Result<()> {
             "interdict",
             "--package",
             "interdict-tests",
-            "--bins",
+            "--bin",
+            "interdict",
+            "--bin",
+            program,
         ]))
     })?;
     let program = target().join("release").join(program);
