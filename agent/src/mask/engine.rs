@@ -53,23 +53,27 @@ impl Sight {
 impl Default for MaskEngine {
     /// The shipped classes and a key of its own: tokens are the same within this engine only.
     fn default() -> Self {
-        let key = MaskKey::random().ok();
         match Classes::shipped() {
-            Ok(classes) => Self::build(classes, key, true),
+            Ok(classes) => Self::build(classes, MaskKey::random().ok(), true),
             Err(error) => {
                 tracing::error!(%error, "the shipped classes are unusable: every value is NULL");
-                let none = Classes {
-                    treatments: BTreeMap::new(),
-                    detectors: BTreeMap::new(),
-                    patterns: Vec::new(),
-                };
-                Self::build(none, key, false)
+                Self::unusable()
             }
         }
     }
 }
 
 impl MaskEngine {
+    /// An engine without classes, which lets no value pass.
+    pub(crate) fn unusable() -> Self {
+        let none = Classes {
+            treatments: BTreeMap::new(),
+            detectors: BTreeMap::new(),
+            patterns: Vec::new(),
+        };
+        Self::build(none, None, false)
+    }
+
     /// An engine for these classes.
     #[must_use]
     pub fn new(classes: Classes, key: MaskKey) -> Self {

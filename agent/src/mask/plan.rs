@@ -248,8 +248,9 @@ impl MaskPlan {
         Arc::ptr_eq(&self.sight, &other.sight)
     }
 
-    /// Whether anything at all may pass.
-    pub(super) fn is_usable(&self) -> bool {
+    /// Whether anything at all may pass: without classes nothing tells what is sensitive.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
         self.sight.usable
     }
 

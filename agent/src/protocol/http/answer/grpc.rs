@@ -132,6 +132,10 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn whole(&mut self, message: &[u8]) -> (Vec<u8>, bool) {
+        if !self.plan.is_usable() {
+            // A message without fields.
+            return (Vec::new(), true);
+        }
         let read = self.fields(message, 0);
         let seen = read.is_some() || std::str::from_utf8(message).is_ok();
         let masked = read.unwrap_or_else(|| message.to_vec());

@@ -3,6 +3,7 @@
 mod coding;
 mod echo;
 mod events;
+mod fields;
 mod grpc;
 mod masker;
 mod shape;
@@ -10,26 +11,26 @@ mod shape;
 use std::io;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::config::Unreadable;
-use crate::mask::{CellMask, MaskPlan, Maskable, Masked, NoData};
+use crate::mask::{MaskPlan, Masked, NoData};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
 use crate::session::{Answer, InFlight, Piece, Recording, Unkeepable, Upload};
 
 use super::call::essence;
 use super::dialect::Dialect;
-use super::escapes::{Format, masked_text, may_be_escaped};
 use super::kept::Kept;
 use super::screen::{remove, strip_connection};
 pub(super) use coding::{Decoder, STEP};
 pub(super) use echo::{Redact, Spellings};
 pub(super) use events::mask as mask_event;
+use fields::{Fields, Head};
 pub(super) use masker::{Masker, Next};
 pub(super) use shape::Shape;
 pub(super) use shape::shape;
@@ -274,87 +275,6 @@ fn outcome(status: StatusCode, note: &str) -> Outcome {
         OutcomeStatus::Completed
     };
     Outcome::bare(ended, format!("{}{note}", status.as_u16()))
-}
-
-/// Status and fields of an answer.
-struct Head(StatusCode, HeaderMap);
-
-impl Maskable for Head {
-    type Output = (StatusCode, HeaderMap);
-
-    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> Self::Output {
-        (self.0, Fields(self.1).mask(plan, counts))
-    }
-}
-
-/// Fields before or after a body.
-struct Fields(HeaderMap);
-
-impl Maskable for Fields {
-    type Output = HeaderMap;
-
-    fn mask(mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> HeaderMap {
-        for (name, value) in &mut self.0 {
-            let shown = if name.as_str().ends_with("-bin") {
-                binary(value, plan, counts)
-            } else {
-                field(name, value, plan, counts)
-            };
-            if let Some(shown) = shown {
-                *value = shown;
-            }
-        }
-        self.0
-    }
-}
-
-/// What is shown in the place of a field's value; `None`: the value.
-fn field(
-    name: &HeaderName,
-    value: &HeaderValue,
-    plan: &MaskPlan,
-    counts: &mut MaskCounts,
-) -> Option<HeaderValue> {
-    let format = match *name {
-        header::LOCATION | header::CONTENT_LOCATION | header::LINK | header::REFRESH => Format::Form,
-        _ => Format::Text,
-    };
-    let mut found = MaskCounts::default();
-    if !may_be_escaped(value.as_bytes(), format)
-        && plan.text(None, value.as_bytes(), &mut BytesMut::new(), &mut found) == CellMask::Unchanged
-    {
-        return None;
-    }
-    found = MaskCounts::default();
-    let masked = masked_text(value.as_bytes(), format, plan, &mut found);
-    if found.total() == 0 {
-        return None;
-    }
-    counts.merge(&found);
-    let shown = HeaderValue::from_maybe_shared(masked.freeze());
-    Some(shown.unwrap_or_else(|_bytes| HeaderValue::from_static("[masked]")))
-}
-
-/// A field of gRPC that holds bytes in base64, such as the details of an error.
-fn binary(value: &HeaderValue, plan: &MaskPlan, counts: &mut MaskCounts) -> Option<HeaderValue> {
-    use base64::Engine;
-    use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-
-    let text = value.as_bytes();
-    let decoded = STANDARD
-        .decode(text)
-        .or_else(|_padding| STANDARD_NO_PAD.decode(text));
-    let Ok(message) = decoded else {
-        return field(&HeaderName::from_static("x-bin"), value, plan, counts);
-    };
-    let mut found = MaskCounts::default();
-    let (masked, _seen) = grpc::whole(&message, plan, &mut found);
-    if found.total() == 0 {
-        return None;
-    }
-    counts.merge(&found);
-    let shown = HeaderValue::try_from(STANDARD_NO_PAD.encode(masked));
-    Some(shown.unwrap_or_else(|_text| HeaderValue::from_static("W21hc2tlZF0")))
 }
 
 #[derive(Debug, PartialEq, Eq)]
