@@ -1,5 +1,6 @@
 //! `subscriptions/listen` (revision 2026-07-28), with the Rust SDK as the client.
 
+use interdict_tests::world::kinds;
 use serde_json::json;
 
 use crate::stateless::{clients, there};
@@ -44,6 +45,23 @@ fn a_listener_hears_of_what_it_may_read() {
     client.end();
     let recorded = world.recorded();
     assert!(!recorded.contains("ada@"), "{recorded}");
+    // The client ended it: what it was shown until then is counted.
+    let records = world.agent.records().expect("records");
+    let listened = kinds(&records, "operation")
+        .find(|r| r["actions"][0] == "mcp.listen")
+        .expect("it listened");
+    let outcome = kinds(&records, "outcome")
+        .find(|r| r["operation"] == listened["operation"])
+        .expect("its end");
+    assert_eq!(outcome["status"], "abandoned", "{outcome}");
+    assert_eq!(outcome["masked"]["pii.email"], 1, "{outcome}");
+    assert!(outcome["bytes_down"].as_u64() > Some(100), "{outcome}");
+    let detail = outcome["detail"].as_str().unwrap_or_default();
+    assert!(
+        detail.starts_with("200: nobody saw its end; ")
+            && detail.contains(" notifications about resources left out"),
+        "{detail}"
+    );
 
     // Who may not listen is told so.
     let deaf = "@id(\"no-listening\") @reason(\"Nobody listens.\")\nforbid (principal, action == Action::\"mcp.listen\", resource);";

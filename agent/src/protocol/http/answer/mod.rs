@@ -468,7 +468,7 @@ impl Flow {
     fn end(&mut self, ended: OutcomeStatus, note: &str) {
         let Some(owed) = self.owed.take() else { return };
         let mut outcome = outcome(self.status, note);
-        if ended == OutcomeStatus::Failed {
+        if ended != OutcomeStatus::Completed {
             outcome.status = ended;
         }
         let beside = self.masker.note();
@@ -485,5 +485,12 @@ impl Flow {
         }
         outcome.masked = std::mem::take(&mut self.counts);
         owed.finish(outcome);
+    }
+}
+
+impl Drop for Flow {
+    /// The process went away before the end: what it was shown until then is counted.
+    fn drop(&mut self) {
+        self.end(OutcomeStatus::Abandoned, ": nobody saw its end");
     }
 }
