@@ -38,5 +38,5 @@ pub mod app;
 
 pub mod cli;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -7,15 +7,17 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, command, output, repository, run as execute, say, step, target};
 
 /// The promises of `agent/src/fuzz.rs`.
-const PROMISES: [&str; 18] = [
+const PROMISES: [&str; 24] = [
     "audit",
     "dns",
     "guard-link",
     "http-events",
     "http-framing",
     "http-grpc",
+    "http-kept",
     "http-sent",
     "http-text",
+    "http-uploads",
     "http-websocket",
     "json",
     "llm-prompts",
@@ -24,7 +26,11 @@ const PROMISES: [&str; 18] = [
     "mcp",
     "mcp-schema",
     "mcp-state",
+    "mcp-tasks",
+    "policy-unread",
     "postgres",
+    "postgres-rows",
+    "recordings",
     "sql",
 ];
 /// As cargo-fuzz has them, without an address sanitizer, which needs an unstable compiler.

@@ -417,7 +417,7 @@ impl From<Counters> for Answer {
 }
 
 /// A promise for the fuzzer: bytes are a message of either side or none, and a message is written as it was read.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn promise(data: &[u8]) {
     fn again<M: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(data: &[u8]) {
         if let Ok(message) = parse::<M>(data) {

@@ -53,7 +53,7 @@ pub use flow::{DatagramSource, Flow, FlowSource};
 pub use hooks::{Cost, count_costs};
 pub use hooks::{Features, Guard};
 pub use launch::{Identity, LaunchSpec, Launched, Launching, launch, launched_main};
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use link::promise as link_promise;
 pub use link::{Link, LinkError};
 pub use lsm::lsm_is_active;

@@ -73,10 +73,9 @@ fn context(offer: &Offer, consented: bool, typed: bool) -> Result<Context, Unsay
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
+    use super::super::nobody::{principal, target};
     use super::*;
-    use crate::model::{Environment, PrincipalKind, Protocol, TargetName};
+    use crate::model::Protocol;
     use crate::policy::PolicySource;
 
     const POLICIES: &str = r#"
@@ -112,21 +111,7 @@ when { context.mcp.tool == "later" && context.now < datetime("2026-01-01") };
             text: POLICIES.into(),
         };
         let engine = Engine::load(&[source], &[].into()).expect("valid");
-        let principal = Principal {
-            kind: PrincipalKind::Workload,
-            issuer: None,
-            subject: "x".into(),
-            display: "x".into(),
-            groups: [].into(),
-            expires_at: None,
-        };
-        let target = Target {
-            name: TargetName("tools".into()),
-            environment: Environment("prod".into()),
-            labels: BTreeMap::new(),
-            protocol: Protocol::Mcp,
-            configured: true,
-        };
+        let (principal, target) = (principal(), target("tools", Protocol::Mcp));
         let tool = |name: &str| Offer::Tool(name.into());
         for (offer, possible) in [
             (tool("query"), true),

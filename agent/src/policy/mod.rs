@@ -8,7 +8,11 @@ mod cases;
 mod decision;
 mod engine;
 mod foresee;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod load;
+#[cfg(any(test, feature = "fuzzing"))]
+mod nobody;
 mod question;
 mod rehearse;
 #[cfg(test)]

@@ -336,12 +336,10 @@ fn quoted(name: &str) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::nobody::{principal, target};
     use super::*;
     use crate::json::facts;
-    use crate::model::{
-        Action, Digest, Environment, Facts, Fingerprint, McpFacts, Operation, Principal, PrincipalKind,
-        Protocol, Target, TargetName, Timestamp,
-    };
+    use crate::model::{Action, Digest, Facts, Fingerprint, McpFacts, Operation, Protocol, Timestamp};
     use crate::policy::{Decision, Engine, PolicySource};
 
     const POLICY: &str = r#"
@@ -383,21 +381,7 @@ when { context has tools && context.tools has "my shop" && context.tools["my sho
     }
 
     fn decided(engine: &Engine, tool: &str, arguments: &Json) -> String {
-        let principal = Principal {
-            kind: PrincipalKind::Workload,
-            issuer: None,
-            subject: "x".into(),
-            display: "x".into(),
-            groups: [].into(),
-            expires_at: None,
-        };
-        let target = Target {
-            name: TargetName("my shop".into()),
-            environment: Environment("prod".into()),
-            labels: BTreeMap::new(),
-            protocol: Protocol::Mcp,
-            configured: true,
-        };
+        let (principal, target) = (principal(), target("my shop", Protocol::Mcp));
         let operation = Operation {
             actions: [Action::McpToolCall].into(),
             facts: Facts::Mcp(McpFacts {

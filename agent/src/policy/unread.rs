@@ -91,12 +91,9 @@ fn context(facts: &HttpFacts, has_values: bool) -> Result<Context, Unsayable> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
+    use super::super::nobody::{principal, target};
     use super::*;
-    use crate::model::{
-        Action, Digest, Environment, Fingerprint, PolicyId, PrincipalKind, Protocol, TargetName,
-    };
+    use crate::model::{Action, Digest, Fingerprint, PolicyId, Protocol};
     use crate::policy::{Decision, PolicySource};
 
     const POLICIES: &str = r#"
@@ -124,21 +121,7 @@ when { context.http.path == "/ask" } unless { context has approval && context.ap
             text: POLICIES.into(),
         };
         let engine = Engine::load(&[source], &[].into()).expect("valid");
-        let principal = Principal {
-            kind: PrincipalKind::Workload,
-            issuer: None,
-            subject: "x".into(),
-            display: "x".into(),
-            groups: [].into(),
-            expires_at: None,
-        };
-        let target = Target {
-            name: TargetName("store".into()),
-            environment: Environment("prod".into()),
-            labels: BTreeMap::new(),
-            protocol: Protocol::Http,
-            configured: true,
-        };
+        let (principal, target) = (principal(), target("store", Protocol::Http));
         let decide = |path: &str, body: HttpBody, body_bytes: u64, year: i64| {
             let operation = Operation {
                 actions: [Action::HttpWrite].into(),

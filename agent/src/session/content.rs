@@ -307,6 +307,45 @@ impl Recording {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Recording {
+    /// One of an answer that nobody has asked for, for tests: up to `limit` bytes.
+    pub(crate) fn of_nothing(limit: u64) -> Self {
+        Self {
+            log: AuditLog::in_memory(),
+            scene: Arc::new(super::fuzz::scene()),
+            id: OperationId::new(),
+            part: ContentPart::Answer,
+            limit,
+            left: limit,
+            kept: 0,
+            whole: 0,
+            letter: Vec::new(),
+            rest: None,
+            waiting: VecDeque::new(),
+            strict: true,
+        }
+    }
+
+    /// What it has recorded: bytes in order, and why there are no more. Each piece stands where the one before ended.
+    pub(crate) fn recorded(&self) -> (Vec<u8>, Option<(Unkept, u64)>) {
+        let (mut all, mut rest) = (Vec::new(), None);
+        for content in &self.waiting {
+            match &content.form {
+                ContentForm::Text(text) => all.extend_from_slice(text.as_bytes()),
+                ContentForm::Bytes(bytes) => all.extend_from_slice(bytes),
+                ContentForm::Fields(..) => continue,
+                ContentForm::Rest { why, whole, .. } => rest = Some((*why, *whole)),
+            }
+            let end = content
+                .at
+                .saturating_add(u64::try_from(content.form.size()).unwrap_or(u64::MAX));
+            assert_eq!(end, count(&all));
+        }
+        (all, rest)
+    }
+}
+
 /// An operation that ended while content of it was still to be recorded: that comes first, and the outcome behind it.
 /// Dropping it records the operation as abandoned.
 #[derive(Debug)]
@@ -398,53 +437,13 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use bytes::Bytes;
 
     use super::*;
-    use crate::audit::{Record, Stored, read_all};
+    use crate::audit::{Record, read_all};
     use crate::config::AuditConfig;
     use crate::mask::NoData;
-    use crate::model::{
-        BootId, ConnectionId, Environment, Executable, NetnsCookie, OriginalDst, Principal, PrincipalKind,
-        Process, Protocol, RunId, SessionId, Target, TargetName,
-    };
-
-    fn scene() -> Scene {
-        Scene {
-            run: RunId::new(),
-            connection: ConnectionId::new(),
-            session: SessionId::new(),
-            principal: Arc::new(Principal {
-                kind: PrincipalKind::Workload,
-                issuer: None,
-                subject: "x".into(),
-                display: "x".into(),
-                groups: [].into(),
-                expires_at: None,
-            }),
-            process: Arc::new(Process {
-                tgid: 7,
-                start_ns: 1,
-                uid: 0,
-                gid: 0,
-                exe: Executable::default(),
-                cgroup: 1,
-                netns: NetnsCookie(1),
-                comm: "x".into(),
-            }),
-            target: Arc::new(Target {
-                name: TargetName("t".into()),
-                environment: Environment("prod".into()),
-                labels: BTreeMap::new(),
-                protocol: Protocol::Http,
-                configured: true,
-            }),
-            original: OriginalDst("10.0.0.1:80".parse().expect("an address")),
-            stored: Stored::default(),
-        }
-    }
+    use crate::model::BootId;
 
     fn recording(dir: &std::path::Path, kept_free: u64, strict: bool) -> Recording {
         let config = AuditConfig {
@@ -456,7 +455,7 @@ mod tests {
         };
         Recording {
             log: AuditLog::open(&config, "host", BootId::new()).expect("a log"),
-            scene: Arc::new(scene()),
+            scene: Arc::new(crate::session::fuzz::scene()),
             id: OperationId::new(),
             part: ContentPart::Answer,
             limit: 10,

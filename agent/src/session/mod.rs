@@ -4,6 +4,8 @@ mod authorize;
 mod content;
 mod datagram;
 mod downstream;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod messages;
 mod open;
 mod prospects;

@@ -11,5 +11,5 @@ mod wire_tests;
 pub use admit::Expected;
 pub use client::{ServiceLink, ServiceOrder, WorkloadTables};
 pub use server::{Begin, Beginning, Door, GovernedPod, ServiceHeard, ServiceProxy};
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use wire::promise;

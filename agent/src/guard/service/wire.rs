@@ -115,7 +115,7 @@ pub(super) enum Said {
 }
 
 /// A promise for the fuzzer: bytes are a message of either side or none, and a message is written as it was read.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn promise(data: &[u8]) {
     use super::super::link::parse;
     fn again<M: serde::de::DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(data: &[u8]) {

@@ -4,7 +4,7 @@
 mod answer;
 mod budget;
 mod exchange;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod question;
 mod resolver;

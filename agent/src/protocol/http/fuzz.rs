@@ -4,15 +4,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
-use crate::fuzz::{cut, plan};
+use crate::fuzz::{cut, plan, revealing};
 use crate::model::MaskCounts;
+use crate::session::Recording;
 
-use super::answer::{Masker, Next, Shape, mask_event};
+use super::answer::{Masker, Next, Shape, mask_event, shape};
 use super::escapes::{Format, Unescape};
 use super::framing::{Noted, Watched};
+use super::kept;
 use super::websocket::{self, Frames, More};
 
 /// Escapes are undone alike wherever the bytes are cut.
@@ -112,6 +115,54 @@ pub(crate) fn framing(data: &[u8]) {
     };
     let whole = [first, second].concat();
     assert_eq!(seen(Pieces(&[], &whole)), seen(Pieces(first, second)));
+}
+
+/// What stands in a body that nobody may see in records.
+const CANARY: &[u8] = b"\n ada.canary@example.com \n";
+
+/// What is recorded of a request, and of an answer that its process may see more of, has nothing in it that is to be hidden;
+/// and of an answer the same, wherever it was cut.
+pub(crate) fn kept(data: &[u8]) {
+    const KINDS: [&str; 6] = [
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "text/html",
+        "text/plain",
+        "text/event-stream",
+        "application/octet-stream",
+    ];
+    let (kind, rest) = data.split_first().unwrap_or((&0, &[]));
+    let kind = KINDS
+        .get(usize::from(*kind) % KINDS.len())
+        .copied()
+        .unwrap_or_default();
+    let (first, second) = cut(rest);
+    let body = Bytes::from([first, CANARY, second].concat());
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+    let hidden = |text: &[u8]| memchr::memmem::find(text, b"ada.canary@example.com").is_none();
+
+    let mut recording = Recording::of_nothing(1 << 20);
+    kept::request(&headers, &body, &plan(), &mut recording);
+    assert!(hidden(&recording.recorded().0), "{kind}");
+
+    let Ok(shape) = shape(&headers) else { return };
+    let plan = revealing("pii.email");
+    let recorded = |pieces: &[&[u8]]| {
+        let mut masker = Masker::new(shape, None, &plan);
+        let mut kept = kept::Kept::new(Box::new(Recording::of_nothing(1 << 20)), &plan, shape, None);
+        for piece in pieces.iter().copied().map(Some).chain([None]) {
+            let next = plan.apply(Next(&mut masker, None, piece), &mut MaskCounts::default());
+            let Ok(shown) = next.transpose() else {
+                return None;
+            };
+            kept.piece(&shown, masker.is_blind());
+        }
+        kept.end();
+        Some(kept.recorded())
+    };
+    let whole = recorded(&[&body]);
+    assert!(whole.as_deref().is_none_or(hidden), "{kind}");
+    assert_eq!(recorded(&[first, CANARY, second]), whole, "{kind}");
 }
 
 /// Two pieces, and the end.

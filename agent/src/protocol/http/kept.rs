@@ -265,6 +265,12 @@ impl Kept {
         }
     }
 
+    /// What it has recorded, for the fuzzer.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn recorded(&self) -> Vec<u8> {
+        self.recording.recorded().0
+    }
+
     /// Puts what is waiting into the log's queue. Cancel-safe.
     pub(super) async fn settle(&mut self) -> Result<(), Unkeepable> {
         self.recording.settle().await

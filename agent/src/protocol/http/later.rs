@@ -54,7 +54,8 @@ pub struct Told {
 }
 
 impl Told {
-    fn answer(self) -> Answer {
+    /// As the process is answered.
+    pub(in crate::protocol) fn answer(self) -> Answer {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -12,7 +12,7 @@ pub mod dialect;
 mod escapes;
 mod exchange;
 mod framing;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod greet;
 mod inject;

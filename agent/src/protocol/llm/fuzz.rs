@@ -1,5 +1,7 @@
 //! What hostile bytes reach here: prompts that are masked, and streams whose texts come in pieces.
 
+use std::sync::LazyLock;
+
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -24,13 +26,16 @@ const CLASSES: [&str; 8] = [
     "secret.token",
 ];
 
-fn duty() -> PromptDuty {
+/// One for all: its values have the same aliases every time.
+static API: LazyLock<ModelApi> = LazyLock::new(ModelApi::default);
+
+static DUTY: LazyLock<PromptDuty> = LazyLock::new(|| {
     let mut mask = PromptMask::default();
     for class in CLASSES.iter().filter_map(|name| name.parse().ok()) {
         mask.0.insert(class, Alias::Reversible);
     }
     PromptDuty { mask, counted: true }
-}
+});
 
 fn asked(exchange: &mut dyn Dialect, path: &str, body: &[u8]) -> bool {
     let asked = Asked {
@@ -46,12 +51,11 @@ fn asked(exchange: &mut dyn Dialect, path: &str, body: &[u8]) -> bool {
 
 /// A prompt that goes out is JSON, and has nothing in it that is to be masked; its echo is JSON.
 pub(crate) fn prompts(data: &[u8]) {
-    let api = ModelApi::default();
-    let mut exchange = api.exchange();
+    let mut exchange = API.exchange();
     if !asked(exchange.as_mut(), "/v1/chat/completions", data) {
         return;
     }
-    let Some(Ok(Some(changed))) = exchange.obliged().map(|mut obliged| obliged.permitted(&duty())) else {
+    let Some(Ok(Some(changed))) = exchange.obliged().map(|mut obliged| obliged.permitted(&DUTY)) else {
         return;
     };
     let body = String::from_utf8_lossy(&changed.body).into_owned();
@@ -69,12 +73,15 @@ pub(crate) fn prompts(data: &[u8]) {
 
 /// What a stream's text becomes does not depend on how it was cut; no event does harm.
 pub(crate) fn streams(data: &[u8]) {
+    /// Longer texts are only slower: what is held back is shorter.
+    const LONGEST: usize = 1024;
+    let data = data.get(..LONGEST).unwrap_or(data);
     let text = String::from_utf8_lossy(data);
     let (first, second) = cut(text.as_bytes());
     let (first, second) = (String::from_utf8_lossy(first), String::from_utf8_lossy(second));
     let whole = format!("{first}{second}");
     assert_eq!(joined(&[&first, &second]), joined(&[&whole]));
-    let mut exchange = ModelApi::default().exchange();
+    let mut exchange = API.exchange();
     exchange.response_event(data, &plan(), &mut MaskCounts::default());
     exchange.response_event(
         format!("data: {text}\n\n").as_bytes(),
@@ -85,11 +92,10 @@ pub(crate) fn streams(data: &[u8]) {
 }
 
 fn joined(pieces: &[&str]) -> String {
-    let api = ModelApi::default();
-    let mut exchange = api.exchange();
+    let mut exchange = API.exchange();
     let prompt = json!({"messages": [{"content": "ada@example.com"}]}).to_string();
     asked(exchange.as_mut(), "/v1/messages", prompt.as_bytes());
-    drop(exchange.obliged().map(|mut obliged| obliged.permitted(&duty())));
+    drop(exchange.obliged().map(|mut obliged| obliged.permitted(&DUTY)));
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("text/event-stream"));
     exchange.response(StatusCode::OK, &headers);

@@ -11,7 +11,7 @@ mod api;
 mod deltas;
 mod endpoint;
 pub(in crate::protocol) mod event;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod masking;
 #[cfg(test)]

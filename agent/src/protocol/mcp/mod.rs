@@ -7,7 +7,7 @@
 
 mod call;
 mod client;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod headers;
 mod ladder;

@@ -167,7 +167,7 @@ impl Exchange {
     }
 
     /// The call that a task stands for: as it came, with what is the client's own from who asks now.
-    fn goes_on(
+    pub(super) fn goes_on(
         &mut self,
         asked: &Asked<'_>,
         original: &Original,
@@ -198,7 +198,7 @@ impl Exchange {
     }
 
     /// A request about a task that the server knows by another id.
-    fn stands_for(
+    pub(super) fn stands_for(
         &mut self,
         asked: &Asked<'_>,
         body: &[u8],

@@ -96,9 +96,10 @@ impl McpServer {
     }
 }
 
-impl Speaks for McpServer {
-    fn exchange(&self) -> Box<dyn Dialect> {
-        Box::new(Exchange {
+impl McpServer {
+    /// For one request and its answer.
+    pub(super) fn one(&self) -> Exchange {
+        Exchange {
             shared: Arc::clone(&self.shared),
             abilities: Abilities::default(),
             bound: None,
@@ -124,7 +125,13 @@ impl Speaks for McpServer {
             unheard: 0,
             plain: None,
             tasks: OfTasks::default(),
-        })
+        }
+    }
+}
+
+impl Speaks for McpServer {
+    fn exchange(&self) -> Box<dyn Dialect> {
+        Box::new(self.one())
     }
 }
 

@@ -56,6 +56,12 @@ impl Maskable for Shown<'_> {
     }
 }
 
+/// Rows as they are recorded, for the fuzzer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn recorded(frames: &[u8], columns: &[ColumnPlan], plan: &MaskPlan) -> BytesMut {
+    Shown { frames, columns }.mask(&plan.for_records(), &mut MaskCounts::default())
+}
+
 /// A value as text.
 fn shown(column: &ColumnPlan, value: &[u8], out: &mut BytesMut) {
     if !column.binary {

@@ -14,7 +14,7 @@ mod diagnostics;
 mod endings;
 mod expect;
 mod frame;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod kept;
 mod learn;

@@ -161,7 +161,7 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
 }
 
 /// What is read from these pieces of a process, for the fuzzer.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn sent_by_process(pieces: &[&[u8]]) -> Result<Vec<String>, Stop> {
     let (mut reader, mut all) = (Reader::new(1 << 16), Vec::new());
     for piece in pieces {
