@@ -11,7 +11,7 @@ use crate::escape;
 use crate::guest::{self, Job, System};
 use crate::package;
 use crate::setup;
-use crate::shell::{cargo, command, complain, output, run as execute, say, step, target, tools};
+use crate::shell::{cargo, command, complain, output, repository, run as execute, say, step, target, tools};
 use crate::tidy;
 
 /// Counts of the tests that ran.
@@ -41,6 +41,10 @@ pub(crate) fn run(fast: bool) -> Result<()> {
     })?;
     step("house rules", tidy::run)?;
     if !fast {
+        step(
+            "the client on the Rust SDK of MCP: formatting, clippy",
+            rust_client,
+        )?;
         step("licences, sources, duplicates (cargo deny)", deny)?;
         step("the kernel object is that of its sources", kernel_object)?;
         step("build", || {
@@ -83,6 +87,21 @@ fn deny() -> Result<()> {
     );
     check.args(["check", "licenses", "bans", "sources"]);
     execute(check)
+}
+
+/// It is of no workspace: what it depends on is its own.
+fn rust_client() -> Result<()> {
+    let manifest = repository().join("tests/mcp-client/Cargo.toml");
+    let mut format = cargo(&["fmt", "--check", "--manifest-path"]);
+    format.arg(&manifest);
+    execute(format)?;
+    let mut clippy = cargo(&["clippy", "-q", "--all-targets", "--locked", "--manifest-path"]);
+    clippy
+        .arg(&manifest)
+        .arg("--target-dir")
+        .arg(tools().join("mcp/rust"))
+        .args(["--", "-D", "warnings"]);
+    execute(clippy)
 }
 
 fn kernel_object() -> Result<()> {
