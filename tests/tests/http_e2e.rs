@@ -2,7 +2,7 @@
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -199,6 +199,15 @@ fn what_needs_consent_is_done_once_somebody_consents() {
 /// A server and a client of `tests/adapters` with the agent between them: what the client prints, and the records.
 /// Also every session as it is replayed, and what the server says of its own.
 fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, [String; 2]) {
+    configured(name, rules, |_dir| String::new())
+}
+
+/// The same with more lines about the target, which may name files in a directory.
+fn configured(
+    name: &str,
+    rules: &str,
+    more: impl FnOnce(&Path) -> String,
+) -> (Vec<String>, Vec<Value>, [String; 2]) {
     let dir = tempfile::tempdir().expect("temp dir");
     certificates(dir.path()).expect("certificates");
     let adapter = |part: &str| repository().join(format!("tests/adapters/{name}_{part}.py"));
@@ -214,8 +223,9 @@ fn adapters(name: &str, rules: &str) -> (Vec<String>, Vec<Value>, [String; 2]) {
     let port = line.trim();
     let issuer = Oidc::start().expect("issuer");
     let config = format!(
-        "[[target]]\nname = \"calls\"\nprotocol = \"http\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\nrecording = \"full\"\n",
-        dir.path().join("ca.crt").display()
+        "[[target]]\nname = \"calls\"\nprotocol = \"http\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\nrecording = \"full\"\n{}",
+        dir.path().join("ca.crt").display(),
+        more(dir.path())
     );
     let policies = dir.path().join("policies");
     std::fs::create_dir(&policies).expect("made");
@@ -294,6 +304,90 @@ fn grpc_is_masked_keeps_its_trailers_and_is_refused_in_its_words() {
     assert_eq!(lines[3], "Fail NOT_FOUND no such thing");
     let refused = "Secret PERMISSION_DENIED Interdict denied this: Not that one. [policy no-secrets]";
     assert!(lines[4].starts_with(refused), "{}", lines[4]);
+}
+
+#[test]
+fn grpc_with_descriptors_is_judged_and_masked_by_field() {
+    if !can_govern("grpc_with_descriptors") || !can_serve_http("grpc_with_descriptors") {
+        return;
+    }
+    let rules = r#"
+        @id("calls") @reason("Calls.") permit (principal, action in Action::"http", resource);
+        @id("amounts") @reason("Small amounts.") forbid (principal, action in Action::"http", resource)
+        when { context.http.path == "/shop.Shop/Buy" && context has input && context.input.number.hasTag("amount") &&
+               context.input.number.getTag("amount") > 100 };
+        @id("not-for-her") @reason("Not for her.") forbid (principal, action in Action::"http", resource)
+        when { context.http.path == "/shop.Shop/BuyAll" && context has input && context.input.list.hasTag("*/customer") &&
+               context.input.list.getTag("*/customer").contains("mallory") };"#;
+    let (lines, records, [replayed, bought]) = configured("grpc_shop", rules, |dir| {
+        let set = dir.join("shop.pb");
+        let adapters = repository().join("tests/adapters");
+        let made = Command::new(python())
+            .args(["-m", "grpc_tools.protoc", "--include_imports", "-I"])
+            .arg(&adapters)
+            .arg(format!("--descriptor_set_out={}", set.display()))
+            .arg(adapters.join("grpc_shop.proto"))
+            .status();
+        assert!(made.expect("protoc").success());
+        format!("[target.http]\ndescriptor_set = \"{}\"\n", set.display())
+    });
+    // The text begins like a field with its length: by its schema it is a text.
+    let receipt = |customer: &str, scan: &str, amount: u32| {
+        format!(r#"("'\\n\\x0f{customer}'", "b'{scan}'", [('{customer}', {amount})])"#)
+    };
+    let (ada, bob) = ("a***@e***.com", "b***@e***.org");
+    assert_eq!(lines[0], format!("small {}", receipt(ada, "of b***@e***.org", 7)));
+    assert!(
+        lines[1].contains("xxx") && lines[1].ends_with(", 8)])"),
+        "{}",
+        lines[1]
+    );
+    let denied = |what: &str, policy: &str| {
+        format!("PERMISSION_DENIED Interdict denied this: {what} [policy {policy}]")
+    };
+    assert!(
+        lines[2].starts_with(&format!("large {}", denied("Small amounts.", "amounts"))),
+        "{}",
+        lines[2]
+    );
+    assert_eq!(
+        lines[3],
+        format!("several [{}, {}]", receipt(ada, "", 1), receipt(bob, "", 2))
+    );
+    assert!(
+        lines[4].starts_with(&format!("one of them {}", denied("Not for her.", "not-for-her"))),
+        "{}",
+        lines[4]
+    );
+    assert!(
+        lines[5].contains("INVALID_ARGUMENT") && lines[5].contains("field 9 of shop.Order"),
+        "{}",
+        lines[5]
+    );
+    assert!(
+        lines[6].contains("INVALID_ARGUMENT") && lines[6].contains("no method /shop.Shop/Sell"),
+        "{}",
+        lines[6]
+    );
+    assert_eq!(bought, "7\n8\n1\n2\n");
+    // Records show JSON, and nothing that is to be hidden.
+    let shown = |kind: &str, text: &str| {
+        records
+            .iter()
+            .any(|r| r["kind"] == kind && r["text"].as_str().is_some_and(|t| t.contains(text)))
+    };
+    let scan = data_encoding::BASE64.encode(b"of b***@e***.org");
+    let order = format!(r#"{{"customer":"{ada}","amount":7,"scan":"{scan}","password":"[redacted]"}}"#);
+    assert!(
+        shown("operation", &order) && shown("content", &order),
+        "{replayed}"
+    );
+    let answered = format!(r#""orders":[{{"customer":"{bob}","amount":2,"#);
+    assert!(replayed.contains(&answered), "{replayed}");
+    assert!(
+        !replayed.contains("ada@") && !replayed.contains("hunter2"),
+        "{replayed}"
+    );
 }
 
 #[test]

@@ -52,6 +52,7 @@ const PYTHON: &[&str] = &[
     "requests==2.*",
     "httpx[http2]==0.28.*",
     "grpcio==1.*",
+    "grpcio-tools==1.*",
     "aiohttp==3.*",
     "boto3==1.*",
     "websockets==17.*",

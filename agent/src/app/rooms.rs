@@ -15,6 +15,7 @@ use crate::inventory::InventoryError;
 use crate::mask::{Classes, ClassesError, KeyError, MaskEngine, MaskKey};
 use crate::model::{BootId, Principal, PrincipalKind, RunId};
 use crate::policy::{Engine, Policies, PolicyErrors, from_directory, shipped};
+use crate::protocol::http::DescriptorsError;
 use crate::session::Rooms;
 
 /// Why a room could not be built.
@@ -49,6 +50,9 @@ pub enum BuildError {
     /// Tools of MCP servers.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
+    /// What messages of gRPC mean.
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorsError),
     /// The identity.
     #[error("the identity token is not accepted: {0}")]
     Identity(#[from] IdentityError),

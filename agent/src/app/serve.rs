@@ -91,7 +91,11 @@ impl Serving {
                     }
                     None => llm::ModelApi::default(),
                 })),
-                Protocol::Http | Protocol::Postgres | Protocol::Dns | Protocol::Opaque => one,
+                Protocol::Http => match &target.http.descriptor_set {
+                    Some(file) => one.described(http::Descriptors::read(file)?),
+                    None => one,
+                },
+                Protocol::Postgres | Protocol::Dns | Protocol::Opaque => one,
             };
             http.insert(target.target.name.clone(), Arc::new(one));
         }

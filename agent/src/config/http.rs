@@ -1,6 +1,7 @@
 //! What a target that is spoken to in HTTP is bounded by, and how the agent proves itself to a target.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use toml::Spanned;
 
@@ -18,10 +19,12 @@ const MAX_STREAMS: RangeInclusive<u32> = 1..=1000;
 /// What is wrong, and at which place.
 type Wrong = (std::ops::Range<usize>, String);
 
-/// Reads `[target.http]`; what is wrong is told, and the default stands in its place.
+/// Reads `[target.http]`; what is wrong is told, and the default stands in its place. `resolved`: a file beside the
+/// configuration.
 pub(super) fn settings(
     raw: Option<Spanned<RawHttp>>,
     protocol: Protocol,
+    resolved: &dyn Fn(PathBuf) -> PathBuf,
     wrong: &mut Vec<Wrong>,
 ) -> HttpSettings {
     let mut settings = HttpSettings::default();
@@ -41,6 +44,7 @@ pub(super) fn settings(
         max_upload,
         pinned,
         unreadable,
+        descriptor_set,
     } = raw.into_inner();
     let mut read = |text: Option<Text>, range: RangeInclusive<u64>, name: &str| {
         let text = text?;
@@ -95,6 +99,7 @@ pub(super) fn settings(
             format!("{other:?} is unknown: write uploads = \"collect\" or \"stream\""),
         )),
     }
+    settings.descriptor_set = described(descriptor_set, protocol, wrong).map(resolved);
     match pinned.as_ref().map(|word| (word.get_ref().as_str(), word)) {
         None | Some(("block", _)) => {}
         Some(("pass", _)) => settings.pinned = Pinned::Pass,
@@ -112,6 +117,17 @@ pub(super) fn settings(
         )),
     }
     settings
+}
+
+/// The file that says what messages of gRPC mean.
+fn described(file: Option<Spanned<PathBuf>>, protocol: Protocol, wrong: &mut Vec<Wrong>) -> Option<PathBuf> {
+    let file = file?;
+    if protocol != Protocol::Http {
+        let what = "descriptor_set belongs to protocol = \"http\", where gRPC is: remove it";
+        wrong.push((file.span(), what.into()));
+        return None;
+    }
+    Some(file.into_inner())
 }
 
 /// `"64 MiB"`, `"512 KiB"`, `"1 GiB"`, `"4096"`.

@@ -391,7 +391,7 @@ impl Reader<'_> {
         let credential = credential.and_then(|c| self.credential(c, known));
         let upstream = self.upstream_settings(tls_min_version.as_ref(), client_cert_file, client_key_file);
         let mut wrong = Vec::new();
-        let http = super::http::settings(http, protocol, &mut wrong);
+        let http = super::http::settings(http, protocol, &|file| self.path(file), &mut wrong);
         for (at, what) in wrong {
             self.wrong(at, what);
         }

@@ -107,6 +107,11 @@ pub(super) const MISTAKES: &[(&str, usize, &str)] = &[
         "protocol = \"http\"",
     ),
     (
+        "[[target]]\nname = \"a\"\nprotocol = \"llm\"\naddresses = [\"h\"]\n[target.http]\ndescriptor_set = \"d\"\n",
+        6,
+        "protocol = \"http\", where gRPC is",
+    ),
+    (
         "[[target]]\nname = \"a\"\nprotocol = \"http\"\naddresses = [\"h\"]\n[target.http]\npinned = \"yes\"\n",
         6,
         "\"block\" or \"pass\"",

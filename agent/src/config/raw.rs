@@ -152,6 +152,7 @@ pub(super) struct RawHttp {
     pub max_upload: Option<Text>,
     pub pinned: Option<Text>,
     pub unreadable: Option<Text>,
+    pub descriptor_set: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -132,6 +132,7 @@ pub(super) const KEYS: &[Key] = &[
     key("target.http", "uploads", OneOf(&["collect", "stream"]), Default("\"collect\""), "What becomes of requests that are larger than max_body: refused, or judged by their heads and sent on unread."),
     key("target.http", "max_upload", Text, Default("\"10 GiB\""), "The largest request that is sent on unread."),
     key("target.http", "unreadable", OneOf(&["pass", "refuse"]), Default("\"pass\""), "What becomes of answers in formats that no detector reads."),
+    key("target.http", "descriptor_set", Path, Optional, "What messages of gRPC mean: a FileDescriptorSet, as protoc --descriptor_set_out --include_imports writes it (http)."),
     key("target.http", "pinned", OneOf(&["block", "pass"]), Default("\"block\""), "What becomes of clients that accept only the target's own certificate."),
     key("network", "prefix", Text, Required, "The network, such as 10.1.0.0/16."),
     key("network", "ports", Ports, Optional, "Ports; any without."),

@@ -105,7 +105,7 @@ fn http_targets_have_a_port_and_a_place_for_their_credential() {
 fn a_target_has_bounds_a_client_certificate_and_a_signature() {
     let text = "[[target]]\nname = \"s\"\nprotocol = \"http\"\naddresses = [\"s3.internal\"]\ntls_min_version = \"1.3\"\n\
                 client_cert_file = \"c.pem\"\nclient_key_file = \"/k.pem\"\n\
-                [target.http]\nmax_body = \"64 MiB\"\nmax_answer = \"1 GiB\"\nmax_streams = 10\npinned = \"pass\"\n\
+                [target.http]\nmax_body = \"64 MiB\"\nmax_answer = \"1 GiB\"\nmax_streams = 10\npinned = \"pass\"\ndescriptor_set = \"d.pb\"\n\
                 [target.credential]\nas = \"sigv4\"\naccess_key_id = \"A1\"\nsecret_env = \"S\"\nregion = \"eu-1\"\nservice = \"s3\"\n";
     let config = parse(text, Path::new("/etc/interdict.toml")).expect("valid");
     let target = &config.targets[0];
@@ -116,6 +116,7 @@ fn a_target_has_bounds_a_client_certificate_and_a_signature() {
             max_answer: Some(1 << 30),
             max_streams: 10,
             pinned: Pinned::Pass,
+            descriptor_set: Some("/etc/d.pb".into()),
             ..HttpSettings::default()
         }
     );

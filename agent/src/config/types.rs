@@ -202,7 +202,7 @@ pub struct ClientCertificate {
 }
 
 /// Bounds and choices of one target that is spoken to in HTTP; sizes in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Largest body of a request: it is held and judged as a whole.
     pub max_body: usize,
@@ -220,6 +220,9 @@ pub struct HttpSettings {
     pub pinned: Pinned,
     /// What happens to answers that no detector reads.
     pub unreadable: Unreadable,
+    /// What messages of gRPC mean: a serialized `google.protobuf.FileDescriptorSet`, read when the agent starts and with each
+    /// new configuration.
+    pub descriptor_set: Option<PathBuf>,
 }
 
 impl Default for HttpSettings {
@@ -233,6 +236,7 @@ impl Default for HttpSettings {
             max_upload: 10 << 30,
             pinned: Pinned::Block,
             unreadable: Unreadable::Pass,
+            descriptor_set: None,
         }
     }
 }

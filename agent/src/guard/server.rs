@@ -71,6 +71,7 @@ impl Allowed {
             {
                 files.insert(path.clone());
             }
+            files.extend(target.http.descriptor_set.clone());
             if let Some(ClientCertificate { cert_file, key_file }) = &target.upstream.client_certificate {
                 files.extend([cert_file.clone(), key_file.clone()]);
             }

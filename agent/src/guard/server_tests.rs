@@ -45,12 +45,14 @@ fn only_what_the_configuration_names_is_opened() {
     let config = "state_dir = \"state\"\npolicies = \"policies\"\n[[target]]\nname = \"t\"\nprotocol = \"postgres\"\n\
                   addresses = [\"h\"]\nca_file = \"ca.pem\"\n[target.credential]\nuser = \"u\"\npassword_file = \"password\"\n\
                   [[target]]\nname = \"o\"\nprotocol = \"postgres\"\naddresses = [\"i\"]\n[target.credential]\nuser = \"u\"\n\
-                  password_file = \"state/password\"\n";
+                  password_file = \"state/password\"\n\
+                  [[target]]\nname = \"g\"\nprotocol = \"http\"\naddresses = [\"j\"]\n[target.http]\ndescriptor_set = \"g.pb\"\n";
     fs::create_dir_all(at("policies/below")).expect("made");
     fs::create_dir_all(at("state")).expect("made");
     for name in [
         "password",
         "ca.pem",
+        "g.pb",
         "token",
         "other",
         "policies/a.cedar",
@@ -62,7 +64,7 @@ fn only_what_the_configuration_names_is_opened() {
     // A proxy owns its state directory: what it puts there is not followed by root.
     symlink(at("other"), at("state/password")).expect("linked");
     rustix::fs::mkfifoat(rustix::fs::CWD, at("policies/f.cedar"), rustix::fs::Mode::RUSR).expect("made");
-    for name in ["password", "ca.pem", "token", "policies/a.cedar"] {
+    for name in ["password", "ca.pem", "g.pb", "token", "policies/a.cedar"] {
         let answers = ask(config, dir.path(), &[open(&at(name))]);
         assert_eq!(answers, [(Answer::Opened {}, Some(name.to_owned()))]);
     }

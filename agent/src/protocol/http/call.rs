@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use prost_reflect::MessageDescriptor;
 use serde_json::Value;
 
 use crate::mask::MaskPlan;
@@ -16,6 +17,7 @@ use crate::model::{
 };
 use crate::session::{Judged, Message, Outgoing, Recording, none_to_mask};
 
+use super::descriptors::Described;
 use super::dialect::{Changed, Obliged};
 use super::inject::Injected;
 use super::path::{form_text, pairs};
@@ -35,6 +37,8 @@ pub(super) struct Call {
     trace: Option<TraceContext>,
     operation: Arc<Operation>,
     obliged: Option<Box<dyn Obliged>>,
+    /// What records have in the place of the body, and what the answer's messages are, of a call of gRPC that is described.
+    described: Option<(Bytes, MessageDescriptor)>,
 }
 
 impl Call {
@@ -42,10 +46,16 @@ impl Call {
         head: Head,
         body: Outgoing,
         credential: Option<Injected>,
-        place: &Place,
-        plan: &MaskPlan,
+        described: Option<Described>,
+        (place, plan): (&Place, &MaskPlan),
     ) -> Self {
-        let operation = Arc::new(operation(&head, &body, credential.as_ref(), place, plan));
+        let read = described.map(|described| Read {
+            text: described.text(plan),
+            gives: described.gives(),
+            input: described.input,
+        });
+        let operation = operation(&head, (&body, read.as_ref()), credential.as_ref(), place, plan);
+        let operation = Arc::new(operation);
         let trace = trace::named(&head.headers);
         let Head {
             method,
@@ -68,11 +78,15 @@ impl Call {
             trace,
             operation,
             obliged: None,
+            described: read.map(|read| (read.text, read.gives)),
         }
     }
-}
 
-impl Call {
+    /// What the messages of its answer are, where that is known.
+    pub(super) fn gives(&self) -> Option<MessageDescriptor> {
+        self.described.as_ref().map(|(_text, gives)| gives.clone())
+    }
+
     /// The same request, meaning what a dialect read in it.
     pub(super) fn meaning(mut self, operation: Operation) -> Self {
         self.operation = Arc::new(self.bound(operation));
@@ -132,6 +146,9 @@ impl Judged for Call {
     }
 
     fn record(&self, plan: &MaskPlan, recording: &mut Recording) {
+        if let Some((text, _gives)) = &self.described {
+            return super::kept::call(text, plan, recording);
+        }
         match &self.body {
             Outgoing::Whole(body) => super::kept::request(&self.headers, body, plan, recording),
             Outgoing::Upload(upload) => recording.refers(Unkept::Upload, upload.declared().unwrap_or(0)),
@@ -152,6 +169,7 @@ impl Message for Call {
             trace: _,
             operation: _,
             obliged: _,
+            described: _,
         } = self;
         if let Some(credential) = credential {
             let read = match &body {
@@ -180,10 +198,17 @@ impl Message for Call {
     }
 }
 
+/// A call of gRPC that was read by the target's descriptors.
+struct Read {
+    text: Bytes,
+    input: Option<Document>,
+    gives: MessageDescriptor,
+}
+
 /// What a request means.
 fn operation(
     head: &Head,
-    outgoing: &Outgoing,
+    (outgoing, read): (&Outgoing, Option<&Read>),
     credential: Option<&Injected>,
     place: &Place,
     plan: &MaskPlan,
@@ -201,7 +226,10 @@ fn operation(
             (&nothing, uploads::facts(upload))
         }
     };
-    let input = input(&head.headers, &content_type, body);
+    let input = match read {
+        Some(read) => read.input.clone(),
+        None => input(&head.headers, &content_type, body),
+    };
     actions.extend(input.iter().flat_map(overriding));
     if content_type.starts_with("multipart/") {
         actions.extend(overriding_parts(body));
@@ -226,9 +254,10 @@ fn operation(
         head.authority,
         shown::target(head.target.path(), head.target.query(), plan)
     );
-    let excerpt = match outgoing {
-        Outgoing::Whole(body) => shown::body(&content_type, body, plan),
-        Outgoing::Upload(upload) => uploads::shown(upload),
+    let excerpt = match (outgoing, read) {
+        (Outgoing::Whole(_), Some(read)) => shown::body("application/json", &read.text, plan),
+        (Outgoing::Whole(body), None) => shown::body(&content_type, body, plan),
+        (Outgoing::Upload(upload), _) => uploads::shown(upload),
     };
     if !excerpt.is_empty() {
         text.push_str("\n\n");

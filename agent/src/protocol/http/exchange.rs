@@ -215,6 +215,7 @@ impl Exchange {
             _room,
         } = asked;
         let operation = Arc::clone(call.operation());
+        let gives = call.gives();
         let stop = waiting.stop();
         let mut patience = |pending: &Refusal, usual| waiting.held(pending, usual);
         let judged = tokio::select! {
@@ -255,6 +256,7 @@ impl Exchange {
             until,
             max_answer: self.legs.settings().max_answer,
             unreadable: self.legs.settings().unreadable,
+            gives,
         };
         let answered = match until {
             None => self.target.send(message).await,
@@ -411,8 +413,16 @@ impl Exchange {
                         bodies, or chunks without signatures.";
             return Err(self.unknown(what, None).await);
         }
+        let described = self
+            .legs
+            .descriptors()
+            .map_or(Ok(None), |all| all.call(&head, &body));
+        let described = match described {
+            Ok(described) => described,
+            Err(what) => return Err(self.unknown(what, None).await),
+        };
         let plan = self.session.masks_nothing_revealed();
-        let call = Call::new(head, body, credential, &self.place, &plan);
+        let call = Call::new(head, body, credential, described, (&self.place, &plan));
         Ok((call, spellings))
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
+use prost_reflect::MessageDescriptor;
 
 use crate::mask::{MaskPlan, Maskable, Masked};
 use crate::model::{MaskCounts, ParameterShown, Unkept};
@@ -15,6 +16,7 @@ use crate::session::{Recording, Unkeepable};
 use super::answer::{Masker, Next, STEP, Shape, shape};
 use super::call::essence;
 use super::coded;
+use super::descriptors::Lines;
 use super::dialect::{Cut, Dialect};
 use super::escapes::Format;
 use super::path::{form_text, pairs};
@@ -30,6 +32,17 @@ pub(super) fn request(headers: &HeaderMap, body: &Bytes, plan: &MaskPlan, record
         return recording.unread(body);
     };
     body_of(shape, &essence(headers), body, plan, recording);
+}
+
+/// Records the messages of a call that was read by their schema, as JSON.
+pub(super) fn call(text: &Bytes, plan: &MaskPlan, recording: &mut Recording) {
+    body_of(
+        Shape::Text(Format::Json),
+        "application/json",
+        text,
+        plan,
+        recording,
+    );
 }
 
 /// Records a message of a process in a WebSocket.
@@ -149,6 +162,8 @@ enum Way {
     Concealed(Conceals),
     /// Masked once more, revealing nothing. `true`: base64 in strings too.
     Again(Box<Masker>, bool),
+    /// Messages of gRPC that are described: as JSON.
+    Described(MessageDescriptor),
     /// Not at all.
     Not,
 }
@@ -193,6 +208,16 @@ impl Kept {
         }
     }
 
+    /// The same for messages of gRPC that are described.
+    pub(super) fn described(recording: Box<Recording>, plan: &MaskPlan, of: MessageDescriptor) -> Self {
+        Self {
+            recording,
+            way: Way::Described(of),
+            plan: plan.for_records(),
+            done: false,
+        }
+    }
+
     /// Status and fields as they are shown, without what holds secrets by its name.
     pub(super) fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.fields(status.as_u16().to_string(), headers);
@@ -233,6 +258,11 @@ impl Kept {
                 self.recording.push(&masked);
             }
             Way::Again(..) => self.again(Some(piece.content())),
+            Way::Described(of) => {
+                let lines = Lines(of, piece.content());
+                let masked = self.plan.apply(lines, &mut MaskCounts::default());
+                self.recording.push(&masked);
+            }
             Way::Not => self.recording.without(Unkept::Revealed, piece.content()),
         }
     }

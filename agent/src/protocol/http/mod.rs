@@ -8,6 +8,7 @@
 mod answer;
 mod call;
 pub(in crate::protocol) mod coded;
+mod descriptors;
 pub mod dialect;
 mod escapes;
 mod exchange;
@@ -34,4 +35,5 @@ mod uploads;
 mod waiting;
 mod websocket;
 
+pub use descriptors::{Descriptors, DescriptorsError};
 pub use serve::{Legs, serve};

@@ -20,6 +20,7 @@ use crate::session::{Rooms, Session};
 
 use super::super::opaque;
 use super::call::essence;
+use super::descriptors::Descriptors;
 use super::dialect::Speaks;
 use super::exchange::Exchange;
 use super::framing::Watched;
@@ -50,6 +51,7 @@ pub struct Legs {
     tls: bool,
     credential: Option<Credential>,
     speaks: Option<Arc<dyn Speaks>>,
+    descriptors: Option<Descriptors>,
     bodies: Arc<Semaphore>,
     settings: HttpSettings,
     pinned: PinnedNames,
@@ -83,8 +85,9 @@ impl Legs {
             tls: matches!(target.tls, UpstreamTls::Verify { .. }),
             credential: target.credential.clone().map(Credential::new),
             speaks: None,
+            descriptors: None,
             bodies: Arc::new(Semaphore::new(BODIES)),
-            settings: target.http,
+            settings: target.http.clone(),
             pinned: PinnedNames::default(),
         })
     }
@@ -96,6 +99,20 @@ impl Legs {
             speaks: Some(dialect),
             ..self
         }
+    }
+
+    /// The same for a target whose messages of gRPC are described.
+    #[must_use]
+    pub fn described(self, descriptors: Descriptors) -> Self {
+        Self {
+            descriptors: Some(descriptors),
+            ..self
+        }
+    }
+
+    /// What messages of gRPC mean.
+    pub(super) const fn descriptors(&self) -> Option<&Descriptors> {
+        self.descriptors.as_ref()
     }
 
     /// In whose words a request is refused.

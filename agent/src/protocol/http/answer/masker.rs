@@ -1,6 +1,7 @@
 //! Masks one body as it arrives.
 
 use bytes::{Bytes, BytesMut};
+use prost_reflect::MessageDescriptor;
 
 use crate::mask::{MaskPlan, Maskable, StreamMask};
 use crate::model::MaskCounts;
@@ -52,6 +53,11 @@ impl Masker {
             (Some((Cut::Http, _)) | None, Shape::Grpc { gzip }) => Self::Messages(Messages::new(gzip)),
             (Some((Cut::Http, _)) | None, Shape::Unknown) => Self::Unknown(BytesMut::new()),
         }
+    }
+
+    /// For messages of gRPC that are described.
+    pub(in super::super) fn described(gzip: bool, of: MessageDescriptor) -> Self {
+        Self::Messages(Messages::new(gzip).described(of))
     }
 
     /// Whether its bytes are not looked at.

@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
+use prost_reflect::MessageDescriptor;
 
 use crate::config::Unreadable;
 use crate::mask::{MaskPlan, Masked, NoData};
@@ -31,6 +32,7 @@ pub(super) use coding::{Decoder, STEP};
 pub(super) use echo::{Redact, Spellings};
 pub(super) use events::mask as mask_event;
 use fields::{Fields, Head};
+pub(super) use grpc::{described, messages};
 pub(super) use masker::{Masker, Next};
 pub(super) use shape::Shape;
 pub(super) use shape::shape;
@@ -71,6 +73,8 @@ pub(super) struct Owed {
     pub(super) max_answer: Option<u64>,
     /// What happens to what no detector reads.
     pub(super) unreadable: Unreadable,
+    /// What the messages of its answer are, where it is a call of gRPC that is described.
+    pub(super) gives: Option<MessageDescriptor>,
 }
 
 impl Owed {
@@ -153,7 +157,14 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
         let dialect = owed.dialect.take();
         let cut = dialect.map(|mut dialect| (dialect.response(status, &headers), dialect));
         remove(&mut headers, &ABOUT_BYTES);
-        let mut kept = recording.map(|recording| Kept::new(recording, &plan, shape, cut.as_ref()));
+        let gives = match shape {
+            Shape::Grpc { gzip } if cut.is_none() => owed.gives.take().map(|of| (gzip, of)),
+            Shape::Grpc { .. } | Shape::Text(_) | Shape::Events | Shape::Unknown => None,
+        };
+        let mut kept = recording.map(|recording| match &gives {
+            Some((_gzip, of)) => Kept::described(recording, &plan, of.clone()),
+            None => Kept::new(recording, &plan, shape, cut.as_ref()),
+        });
         if let Some(kept) = &mut kept {
             kept.head(status, &headers);
         }
@@ -166,7 +177,10 @@ pub(super) async fn answer(response: Response<Incoming>, mut owed: Owed) -> Resu
             trailers: None,
             state: FlowState::Open,
             decoder,
-            masker: Masker::new(shape, cut, &plan),
+            masker: match gives {
+                Some((gzip, of)) => Masker::described(gzip, of),
+                None => Masker::new(shape, cut, &plan),
+            },
             redact: owed.spellings.clone().map(Redact::new),
             plan,
             counts,

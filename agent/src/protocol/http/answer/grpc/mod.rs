@@ -4,11 +4,15 @@
 //! Protocol Buffers say of a field only its number and how long it is: text, bytes and a message within look alike. Both
 //! readings are masked: first as a message, where it is one from end to end, then what came out as text. Only where the
 //! text reading still finds something does it prevail; lengths around a value that changed are written anew. Numbers are
-//! not looked at: nothing could stand in their place.
+//! not looked at: nothing could stand in their place. Where the target's schema is known, it says what is what (`described`).
+
+mod described;
 
 use std::io::Write;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use hyper::header::HeaderMap;
+use prost_reflect::MessageDescriptor;
 
 use crate::mask::MaskPlan;
 use crate::model::MaskCounts;
@@ -29,6 +33,8 @@ pub(in super::super) struct Messages {
     waiting: BytesMut,
     /// Whether compressed ones are gzip.
     gzip: bool,
+    /// What they are, where that is known.
+    of: Option<MessageDescriptor>,
     /// Messages that were no Protocol Buffers and no text.
     pub(in super::super) blind: u64,
 }
@@ -39,6 +45,11 @@ impl Messages {
             gzip,
             ..Self::default()
         }
+    }
+
+    /// The same for messages that are described.
+    pub(super) fn described(self, of: MessageDescriptor) -> Self {
+        Self { of: Some(of), ..self }
     }
 
     /// Takes a piece; appends messages that are complete.
@@ -69,7 +80,7 @@ impl Messages {
                 counts,
                 redact: redact.as_deref_mut(),
             }
-            .whole(plain);
+            .whole(plain, self.of.as_ref());
             self.blind += u64::from(!seen);
             out.put_u8(0);
             out.put_u32(u32::try_from(masked.len()).unwrap_or(u32::MAX));
@@ -119,7 +130,39 @@ fn gunzip(message: &[u8]) -> Result<Vec<u8>, &'static str> {
 /// A whole message masked, and whether it could be looked into.
 pub(super) fn whole(message: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> (Vec<u8>, bool) {
     let redact = None;
-    Reading { plan, counts, redact }.whole(message)
+    Reading { plan, counts, redact }.whole(message, None)
+}
+
+/// The same by its schema.
+pub(in super::super) fn described(
+    message: &[u8],
+    of: &MessageDescriptor,
+    plan: &MaskPlan,
+    counts: &mut MaskCounts,
+) -> (Vec<u8>, bool) {
+    let redact = None;
+    Reading { plan, counts, redact }.whole(message, Some(of))
+}
+
+/// All messages of a body with these fields before it, uncompressed.
+pub(in super::super) fn messages(headers: &HeaderMap, mut body: &[u8]) -> Result<Vec<Bytes>, &'static str> {
+    let gzip = headers
+        .get("grpc-encoding")
+        .is_some_and(|coding| coding == "gzip");
+    let mut all = Vec::new();
+    while !body.is_empty() {
+        let (flag, length) = prefix(body).ok_or("it ends within a message")?;
+        let message = body
+            .get(PREFIX..PREFIX.saturating_add(length))
+            .ok_or("it ends within a message")?;
+        all.push(match flag {
+            0 => Bytes::copy_from_slice(message),
+            1 if gzip => gunzip(message)?.into(),
+            _ => return Err("a message is compressed in a way that Interdict does not know"),
+        });
+        body = body.get(PREFIX + length..).unwrap_or_default();
+    }
+    Ok(all)
 }
 
 /// How messages are read.
@@ -131,10 +174,13 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn whole(&mut self, message: &[u8]) -> (Vec<u8>, bool) {
+    fn whole(&mut self, message: &[u8], of: Option<&MessageDescriptor>) -> (Vec<u8>, bool) {
         if !self.plan.is_usable() {
             // A message without fields.
             return (Vec::new(), true);
+        }
+        if let Some(masked) = of.and_then(|of| self.described(message, of, 0)) {
+            return (masked, true);
         }
         let read = self.fields(message, 0);
         let seen = read.is_some() || std::str::from_utf8(message).is_ok();
@@ -156,6 +202,16 @@ impl Reading<'_> {
         redacted.unwrap_or(bytes)
     }
 
+    /// A field's content of which nothing else is known.
+    fn guessed(&mut self, content: &[u8], depth: usize) -> Vec<u8> {
+        // Deeper than is followed: lengths within it make it no text, and values in it are found all the same.
+        let too_deep = depth == MAX_DEPTH && is_message(content);
+        let read = self
+            .fields(content, depth + 1)
+            .unwrap_or_else(|| content.to_vec());
+        self.as_text(read, too_deep)
+    }
+
     /// The fields of a message, masked; `None` where the bytes are no message from end to end.
     fn fields(&mut self, mut bytes: &[u8], depth: usize) -> Option<Vec<u8>> {
         if depth > MAX_DEPTH || !is_message(bytes) {
@@ -172,12 +228,7 @@ impl Reading<'_> {
                 out.extend_from_slice(content);
                 continue;
             }
-            // Deeper than is followed: lengths within it make it no text, and values in it are found all the same.
-            let too_deep = depth == MAX_DEPTH && is_message(content);
-            let read = self
-                .fields(content, depth + 1)
-                .unwrap_or_else(|| content.to_vec());
-            let masked = self.as_text(read, too_deep);
+            let masked = self.guessed(content, depth);
             if masked == content {
                 out.extend_from_slice(head);
             } else {
@@ -205,6 +256,7 @@ fn is_message(mut bytes: &[u8]) -> bool {
 
 /// Where the parts of one field are.
 struct Field {
+    number: u32,
     /// Bytes of its number and kind.
     tag: usize,
     /// The same with those of a length.
@@ -223,7 +275,9 @@ impl Field {
         if tag >> 3 == 0 || tag >> 32 != 0 {
             return None;
         }
+        let number = u32::try_from(tag >> 3).ok()?;
         let plain = |length| Self {
+            number,
             tag: at,
             head: at,
             length,
@@ -236,6 +290,7 @@ impl Field {
             2 => {
                 let (length, more) = varint(bytes.get(at..)?)?;
                 Some(Self {
+                    number,
                     tag: at,
                     head: at + more,
                     length: usize::try_from(length).ok()?,
