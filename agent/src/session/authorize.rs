@@ -67,6 +67,10 @@ impl<R: Request> Judged for R {
         Request::operation(self)
     }
 
+    fn permitted(&mut self, prompt: &PromptDuty) -> Result<(), Refusal> {
+        Request::permitted(self, prompt)
+    }
+
     fn record(&self, plan: &MaskPlan, recording: &mut Recording) {
         Request::record(self, plan, recording);
     }
@@ -79,6 +83,14 @@ pub trait Request {
 
     /// Appends exactly the frames that `operation` was read from.
     fn encode(self, out: &mut BytesMut);
+
+    /// As [`Judged::permitted`].
+    ///
+    /// # Errors
+    /// As there.
+    fn permitted(&mut self, prompt: &PromptDuty) -> Result<(), Refusal> {
+        none_to_mask(prompt)
+    }
 
     /// As [`Judged::record`].
     fn record(&self, _plan: &MaskPlan, _recording: &mut Recording) {}

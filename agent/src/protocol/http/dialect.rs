@@ -15,6 +15,7 @@ use crate::model::{MaskCounts, Operation, PromptDuty, Refusal};
 use crate::session::Prospects;
 
 use super::answer::mask_event;
+use super::conversation::Conversation;
 use super::escapes::{Format, Unescape, masked_text, unescaped};
 pub use super::kept::Conceals;
 use super::later::Later;
@@ -130,6 +131,12 @@ pub trait Dialect: Debug + Send {
     /// `plan` masks what records show of it.
     fn request(&mut self, asked: &Asked<'_>, body: &[u8], plan: &MaskPlan)
     -> Result<Vec<Operation>, Refusal>;
+
+    /// Who reads what is said in the WebSocket that this request asks for. It is judged as what it is in HTTP
+    /// (`http.websocket`), in the place of [`Dialect::request`]. `None`: such a WebSocket is not carried.
+    fn converses(&mut self, _asked: &Asked<'_>) -> Option<Box<dyn Conversation>> {
+        None
+    }
 
     /// The agent's own answer to what is no operation of the target's. Asked for once, behind the request; then nothing
     /// is judged or forwarded.

@@ -16,6 +16,7 @@ use crate::session::{Answer, Judged, Outgoing, Part, Patience, Permit, Session, 
 
 use super::answer::{Owed, Spellings, Withheld, answer, handshake, withhold};
 use super::call::Call;
+use super::conversation::Conversation;
 use super::dialect::{self, Dialect};
 use super::framing::{Noted, STAND_IN_METHOD};
 use super::inject::{self, Injected};
@@ -66,6 +67,8 @@ pub(super) struct Asked {
     two: bool,
     is_head: bool,
     websocket: bool,
+    /// Who reads what is said in the WebSocket.
+    conversation: Option<Box<dyn Conversation>>,
     process: OnUpgrade,
     /// Where the answer is kept; `None`: it is given.
     pub(super) shelf: Option<Arc<dyn Shelf>>,
@@ -131,10 +134,10 @@ impl Exchange {
         };
         let is_head = head.method == Method::HEAD;
         let websocket = head.websocket;
-        if websocket && matches!(tongue, Tongue::Dialect(_)) {
-            let what = "A WebSocket is not carried for this target: what is said in it would not be judged. Use requests instead.";
-            return Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await);
-        }
+        let conversation = match tongue {
+            Tongue::Dialect(dialect) if websocket => Some(self.conversation(dialect.as_mut(), &head).await?),
+            Tongue::Dialect(_) | Tongue::Plain | Tongue::Grpc => None,
+        };
         let streams = may_stream(&self.legs, tongue, websocket);
         let (collected, mut room) = match self.collect(&mut body, streams).await {
             Ok(collected) => collected,
@@ -157,6 +160,8 @@ impl Exchange {
         let mut shelf = None;
         let meanings = match tongue {
             Tongue::Plain | Tongue::Grpc => Vec::new(),
+            // A handshake asks for nothing yet.
+            Tongue::Dialect(_) if conversation.is_some() => Vec::new(),
             Tongue::Dialect(dialect) => {
                 let meanings = self.meanings(dialect.as_mut(), &head, &body).await?;
                 if let Some(words) = dialect.own() {
@@ -193,6 +198,7 @@ impl Exchange {
             two,
             is_head,
             websocket,
+            conversation,
             process,
             shelf,
             _room: room,
@@ -210,6 +216,7 @@ impl Exchange {
             two: _,
             is_head,
             websocket,
+            conversation,
             process,
             shelf: _,
             _room,
@@ -266,7 +273,7 @@ impl Exchange {
         };
         match answered {
             Ok(response) if websocket && response.status() == StatusCode::SWITCHING_PROTOCOLS => self
-                .switch(response, owed, process, operation)
+                .switch(response, owed, process, (operation, conversation))
                 .map_err(|withheld| withheld_from(id, withheld)),
             Ok(response) => {
                 // Refusals from here on are the relay's own.
@@ -294,7 +301,7 @@ impl Exchange {
         mut response: Response<Incoming>,
         owed: Owed,
         process: OnUpgrade,
-        operation: Arc<Operation>,
+        (operation, conversation): (Arc<Operation>, Option<Box<dyn Conversation>>),
     ) -> Result<Answer, Withheld> {
         if let Err(what) = accepted(response.status(), response.headers()) {
             return Err(withhold(owed, what));
@@ -311,11 +318,29 @@ impl Exchange {
             in_flight,
             spellings,
             operation,
+            conversation,
             max_message: self.legs.settings().max_body,
+            max_answer: self.legs.settings().max_answer,
+            bodies: self.legs.bodies(),
         };
         *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(agreed);
         self.noted.switch();
         Ok(shown)
+    }
+
+    /// Who reads what is said in a WebSocket.
+    async fn conversation(
+        &self,
+        speaks: &mut dyn Dialect,
+        head: &Head,
+    ) -> Result<Box<dyn Conversation>, No> {
+        let host = host(&head.authority);
+        speaks.asks(&self.session.scene().principal.key());
+        if let Some(conversation) = speaks.converses(&asked(head, &host)) {
+            return Ok(conversation);
+        }
+        let what = "A WebSocket is not carried here: what is said in it would not be judged. Use requests instead.";
+        Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await)
     }
 
     /// What a dialect reads in a request.
@@ -326,13 +351,7 @@ impl Exchange {
         body: &Bytes,
     ) -> Result<Vec<Operation>, No> {
         let host = host(&head.authority);
-        let asked = dialect::Asked {
-            method: &head.method,
-            host: &host,
-            path: &head.path,
-            query: head.target.query(),
-            headers: &head.headers,
-        };
+        let asked = asked(head, &host);
         speaks.foresee(self.session.prospects());
         speaks.asks(&self.session.scene().principal.key());
         match speaks.request(&asked, body, &self.session.masks_nothing_revealed()) {
@@ -549,6 +568,16 @@ impl Exchange {
         let mut refusal = Refusal::new(kind, reason, next_step);
         refusal.operation = Some(id);
         No(refusal, None)
+    }
+}
+
+fn asked<'a>(head: &'a Head, host: &'a str) -> dialect::Asked<'a> {
+    dialect::Asked {
+        method: &head.method,
+        host,
+        path: &head.path,
+        query: head.target.query(),
+        headers: &head.headers,
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! `serve` opens a connection (`greet`: TLS with the process; `target`: the connection to the target), `exchange`
 //! carries one request: `framing` and `screen` refuse what could be read in two ways, `call` says what it means (with a
-//! `dialect`, where the target speaks one), and what comes back is masked by `answer`, or by `websocket`. `waiting` tells a
+//! `dialect`, where the target speaks one), and what comes back is masked by `answer`, or by `websocket`
+//! (with a `conversation`, where the dialect has one). `waiting` tells a
 //! process that its request waits, `later` keeps an answer until it is asked for.
 
 mod answer;
 mod call;
 pub(in crate::protocol) mod coded;
+pub mod conversation;
 mod descriptors;
 pub mod dialect;
 mod escapes;

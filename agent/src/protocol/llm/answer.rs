@@ -41,6 +41,15 @@ pub(super) struct Answers {
     said: usize,
 }
 
+/// An event as it is shown.
+struct Parts {
+    /// What ends with it and was held back, each in an event of its own: its other lines, and its data.
+    rests: Vec<(Vec<u8>, Value)>,
+    value: Value,
+    /// Whether it is another than came.
+    changed: bool,
+}
+
 impl Answers {
     /// From here on values are given back.
     pub(super) fn restoring(&mut self, restorer: Option<Restorer>) {
@@ -89,7 +98,7 @@ impl Answers {
             out.extend_from_slice(raw);
             return out;
         }
-        let mut value = match parse(&event.data) {
+        let value = match parse(&event.data) {
             Ok(value) => value,
             // Pieces of a text could stand in it, where nobody joins them.
             Err(_ambiguous) if event.data.trim_ascii_start().starts_with(b"{") => {
@@ -101,6 +110,45 @@ impl Answers {
         if self.strips && only_counts(&value) {
             return Vec::new();
         }
+        let other = masked_event(&event.other, plan, counts);
+        let Parts { rests, value, changed } = self.parts(value, &other, plan, counts);
+        let mut out = Vec::new();
+        for (other, rest) in rests {
+            out.extend(event.with(&other, rest.to_string().as_bytes()));
+        }
+        if changed {
+            out.extend(event.with(&other, value.to_string().as_bytes()));
+        } else {
+            out.extend(masked_event(raw, plan, counts));
+        }
+        out
+    }
+
+    /// One message of a WebSocket, which is an event without lines around it: what is shown, in several messages where texts
+    /// end that were held back.
+    pub(super) fn message(
+        &mut self,
+        value: Value,
+        plan: &MaskPlan,
+        counts: &mut MaskCounts,
+    ) -> Vec<Vec<u8>> {
+        self.count(&value);
+        let Parts { rests, value, .. } = self.parts(value, &[], plan, counts);
+        let all = rests.into_iter().map(|(_, rest)| rest).chain([value]);
+        all.map(|each| each.to_string().into_bytes()).collect()
+    }
+
+    /// No message follows: the rests of texts.
+    pub(super) fn left(&mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<Vec<u8>> {
+        let rests = self.rests(&Ends::All, plan, counts);
+        rests
+            .into_iter()
+            .map(|(_, rest)| rest.to_string().into_bytes())
+            .collect()
+    }
+
+    /// An event, masked. `other`: its other lines, masked too.
+    fn parts(&mut self, mut value: Value, other: &[u8], plan: &MaskPlan, counts: &mut MaskCounts) -> Parts {
         let places = places(&value);
         let mut pieces = Vec::new();
         for (at, channel) in places {
@@ -131,9 +179,8 @@ impl Answers {
             changed = true;
             value = back;
         }
-        let other = masked_event(&event.other, plan, counts);
         for (at, channel, piece) in pieces {
-            let last = (other.clone(), template(&bare, &at), at.clone());
+            let last = (other.to_vec(), template(&bare, &at), at.clone());
             let restorer = self.restorer.as_ref();
             let mut out = self.texts.push(&channel, &piece, last, (plan, restorer), counts);
             if ends.has(&channel) {
@@ -144,13 +191,12 @@ impl Answers {
                 *place = Value::from(out);
             }
         }
-        let mut out = self.ended(&ends, &event, plan, counts);
-        if changed {
-            out.extend(event.with(&other, value.to_string().as_bytes()));
-        } else {
-            out.extend(masked_event(raw, plan, counts));
+        let rests = self.rests(&ends, plan, counts);
+        Parts {
+            rests,
+            value,
+            changed,
         }
-        out
     }
 
     /// Ends the stream with the provider's own error event.
@@ -159,6 +205,11 @@ impl Answers {
             return Vec::new();
         }
         refusal::event(self.api, why)
+    }
+
+    /// Whether nothing of it has come.
+    pub(super) const fn is_silent(&self) -> bool {
+        self.said == 0
     }
 
     /// Tokens that it takes as far as is known, and whether that is the provider's last word. `input`: an estimate of the
@@ -197,18 +248,32 @@ impl Answers {
 
     /// The rests of texts that are complete, each in an event like the one before it.
     fn ended(&mut self, ends: &Ends, event: &Event, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<u8> {
-        let mut out = Vec::new();
+        let rests = self.rests(ends, plan, counts);
+        rests
+            .into_iter()
+            .flat_map(|(other, rest)| event.with(&other, rest.to_string().as_bytes()))
+            .collect()
+    }
+
+    /// The same, as the other lines of events and their data.
+    fn rests(&mut self, ends: &Ends, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<(Vec<u8>, Value)> {
+        let mut rests = Vec::new();
         for rest in self.texts.end(ends, self.restorer.as_ref(), counts) {
             let mut data = rest.data;
             // The same as was masked in that event; counted there.
             let mut again = MaskCounts::default();
             inner(&mut data, plan, &mut again);
+            let plain = data.to_string();
+            let masked = masked_text(plain.as_bytes(), plan, &mut again);
+            if masked != plain.as_bytes() {
+                data = parse(&masked).unwrap_or_default();
+            }
             if let Some(place) = data.pointer_mut(&rest.at) {
                 *place = Value::from(rest.left);
             }
-            out.extend(event.with(&rest.other, data.to_string().as_bytes()));
+            rests.push((rest.other, data));
         }
-        out
+        rests
     }
 
     /// Providers say it more than once: the last word of each counts.

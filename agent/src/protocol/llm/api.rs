@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
-use serde_json::Value;
+use hyper::{Method, StatusCode};
+use serde_json::{Map, Value};
 
 use crate::json::parse;
 use crate::mask::MaskPlan;
 use crate::model::{Facts, MaskCounts, Operation, PromptDuty, PromptMask, Refusal, RefusalKind};
+use crate::protocol::http::conversation::Conversation;
 use crate::protocol::http::dialect::{Asked, Changed, Conceals, Cut, Dialect, Obliged, Speaks, Words};
 use crate::session::{Ledger, Spender, Spending};
 
@@ -20,13 +21,14 @@ use super::masking::Masking;
 use super::prompt;
 use super::refusal;
 use super::restore::Restorer;
+use super::talk::{Settings, Talk};
 use super::vault::{Vault, Vaults};
 
 /// Tokens of a stream that are counted at once, as long as they are estimated.
 const STEP: u64 = 64;
 
 /// The API of models. One value for one target: what its prompts were masked with is remembered here.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ModelApi {
     vaults: Arc<Vaults>,
     /// Where it is counted what prompts take, and the target's name there.
@@ -46,25 +48,14 @@ impl ModelApi {
 
 impl Speaks for ModelApi {
     fn exchange(&self) -> Box<dyn Dialect> {
-        Box::new(Exchange {
-            vaults: Arc::clone(&self.vaults),
-            ledger: self.ledger.clone(),
-            principal: String::new(),
-            api: None,
-            anthropic: false,
-            prompt: None,
-            permitted: Arc::default(),
-            failed: false,
-            cut: Cut::Http,
-            answers: Answers::default(),
-        })
+        Box::new(Exchange::new(self.clone()))
     }
 }
 
+/// One prompt and its answer.
 #[derive(Debug)]
-struct Exchange {
-    vaults: Arc<Vaults>,
-    ledger: Option<(Arc<Ledger>, String)>,
+pub(super) struct Exchange {
+    of: ModelApi,
     principal: String,
     /// `None`: not a prompt.
     api: Option<Api>,
@@ -179,6 +170,15 @@ impl Shared {
     }
 }
 
+/// A prompt that is not read.
+fn wrong(why: &str) -> Refusal {
+    Refusal::new(
+        RefusalKind::NotUnderstood,
+        format!("Interdict does not carry this prompt: {why}."),
+        "Send one JSON object as the provider's API has it.",
+    )
+}
+
 /// A streamed chat whose last event says what it took; `None` where nobody has to be asked, or the process said no.
 fn asking_to_count(body: &str) -> Option<String> {
     let value = parse(body.as_bytes()).ok()?;
@@ -193,6 +193,81 @@ fn asking_to_count(body: &str) -> Option<String> {
 }
 
 impl Exchange {
+    pub(super) fn new(of: ModelApi) -> Self {
+        Self {
+            of,
+            principal: String::new(),
+            api: None,
+            anthropic: false,
+            prompt: None,
+            permitted: Arc::default(),
+            failed: false,
+            cut: Cut::Http,
+            answers: Answers::default(),
+        }
+    }
+
+    /// Reads a prompt. `members`: what the model gets of `body`, which is what goes. `goes_on`: with what the provider works
+    /// on it where that was said before.
+    ///
+    /// # Errors
+    /// The refusal for what is not understood.
+    pub(super) fn prompt(
+        &mut self,
+        (api, asked): (Api, &Asked<'_>),
+        members: Map<String, Value>,
+        body: Bytes,
+        plan: &MaskPlan,
+        goes_on: Option<&Settings>,
+    ) -> Result<Operation, Refusal> {
+        self.api = Some(api);
+        self.answers.api = Some(api);
+        let operation = prompt::asking(api, asked, members, plan);
+        let mut operation = operation.map_err(|error| wrong(&error.to_string()))?;
+        if let (Some(settings), Facts::Llm(facts)) = (goes_on, &mut operation.facts) {
+            settings.clone().into_facts(facts);
+        }
+        let spender = self.spender(&mut operation.facts);
+        self.prompt = Some(Box::new(Prompt {
+            api,
+            spender: spender.filter(|_| api.takes_tokens()),
+            path: asked.path.to_owned(),
+            body,
+            plan: plan.clone(),
+            vault: self.of.vaults.of(&self.principal),
+            permitted: Arc::clone(&self.permitted),
+        }));
+        Ok(operation)
+    }
+
+    /// One message of an answer in a WebSocket.
+    pub(super) fn message(&mut self, value: Value, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<Vec<u8>> {
+        self.begins();
+        let out = self.answers.message(value, plan, counts);
+        self.settle(false);
+        out
+    }
+
+    /// What is held back where nothing follows.
+    pub(super) fn left(&mut self, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<Vec<u8>> {
+        self.answers.left(plan, counts)
+    }
+
+    /// The provider refused it, if it has said nothing of an answer yet.
+    pub(super) const fn fails(&mut self) {
+        self.failed = self.answers.is_silent();
+    }
+
+    /// An answer begins: what it may give back is known now.
+    fn begins(&mut self) {
+        self.answers.strips = self.permitted.asked_to_count.get().is_some();
+        let restorer = self.permitted.masked.get().map(|masked| Restorer {
+            vault: Arc::clone(&masked.vault),
+            classes: masked.mask.reversible(),
+        });
+        self.answers.restoring(restorer.filter(|r| !r.classes.is_empty()));
+    }
+
     /// Counts what the answer took so far; a little more of it waits for its end.
     fn settle(&self, over: bool) {
         let mut spending = self.permitted.spending();
@@ -212,7 +287,7 @@ impl Exchange {
 
     /// Who asks, with what was asked before among the facts.
     fn spender(&self, facts: &mut Facts) -> Option<(Arc<Ledger>, Spender)> {
-        let (ledger, target) = self.ledger.as_ref()?;
+        let (ledger, target) = self.of.ledger.as_ref()?;
         let Facts::Llm(facts) = facts else { return None };
         let spender = Spender {
             principal: self.principal.clone(),
@@ -253,35 +328,25 @@ impl Dialect for Exchange {
         let Some(api) = self.api else {
             return Ok(Vec::new());
         };
-        let wrong = |why: &str| {
-            Refusal::new(
-                RefusalKind::NotUnderstood,
-                format!("Interdict does not carry this prompt: {why}."),
-                "Send one JSON object as the provider's API has it.",
-            )
-        };
-        let operation = prompt::operation(api, asked, body, plan);
-        let mut operation = operation.map_err(|error| wrong(&error.to_string()))?;
-        self.answers.api = Some(api);
         if api.reads() {
-            return Ok(vec![operation]);
+            let reading = prompt::reading(api, asked, body);
+            self.answers.api = Some(api);
+            return Ok(vec![reading.map_err(|error| wrong(&error.to_string()))?]);
         }
-        let spender = self.spender(&mut operation.facts);
-        self.prompt = Some(Box::new(Prompt {
-            api,
-            spender: spender.filter(|_| api.takes_tokens()),
-            path: asked.path.to_owned(),
-            body: Bytes::copy_from_slice(body),
-            plan: plan.clone(),
-            vault: self.vaults.of(&self.principal),
-            permitted: Arc::clone(&self.permitted),
-        }));
-        Ok(vec![operation])
+        let members = prompt::members(body).map_err(|error| wrong(&error.to_string()))?;
+        let body = Bytes::copy_from_slice(body);
+        Ok(vec![self.prompt((api, asked), members, body, plan, None)?])
+    }
+
+    fn converses(&mut self, asked: &Asked<'_>) -> Option<Box<dyn Conversation>> {
+        // What is said in it is what requests of this path hold.
+        let api = Api::at(&Method::POST, asked.path)?;
+        (api == Api::Responses)
+            .then(|| Box::new(Talk::new(self.of.clone(), &self.principal, asked)) as Box<dyn Conversation>)
     }
 
     fn response(&mut self, status: StatusCode, headers: &HeaderMap) -> Cut {
         self.failed = status.is_client_error();
-        self.answers.strips = self.permitted.asked_to_count.get().is_some();
         let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let kind = kind.unwrap_or_default().trim_start().to_ascii_lowercase();
         self.cut = if kind.starts_with("text/event-stream") {
@@ -291,11 +356,7 @@ impl Dialect for Exchange {
         } else {
             Cut::Http
         };
-        let restorer = self.permitted.masked.get().map(|masked| Restorer {
-            vault: Arc::clone(&masked.vault),
-            classes: masked.mask.reversible(),
-        });
-        self.answers.restoring(restorer.filter(|r| !r.classes.is_empty()));
+        self.begins();
         self.cut
     }
 

@@ -50,17 +50,24 @@ const PICTURE: u64 = 1500;
 /// Bytes of a text that are a token at least: letters of English are more, code and other scripts fewer.
 const TOKEN: u64 = 3;
 
-/// The operation that a request is.
-pub(super) fn operation(
+/// The members of a prompt.
+pub(super) fn members(body: &[u8]) -> Result<Map<String, Value>, PromptError> {
+    match parse(body)? {
+        Value::Object(members) => Ok(members),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(PromptError::Shape)
+        }
+    }
+}
+
+/// The operation that a prompt with these members is.
+pub(super) fn asking(
     api: Api,
     asked: &Asked<'_>,
-    body: &[u8],
+    members: Map<String, Value>,
     plan: &MaskPlan,
 ) -> Result<Operation, PromptError> {
-    if api.reads() {
-        return reading(api, asked, body);
-    }
-    let value = parse(body)?;
+    let value = Value::Object(members);
     let canonical = canonical(&value);
     let Value::Object(members) = value else {
         return Err(PromptError::Shape);
@@ -105,7 +112,7 @@ pub(super) fn operation(
 }
 
 /// A request that asks for what the provider has.
-fn reading(api: Api, asked: &Asked<'_>, body: &[u8]) -> Result<Operation, PromptError> {
+pub(super) fn reading(api: Api, asked: &Asked<'_>, body: &[u8]) -> Result<Operation, PromptError> {
     if !body.is_empty() {
         return Err(PromptError::Body);
     }

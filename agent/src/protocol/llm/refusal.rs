@@ -33,6 +33,37 @@ pub(super) fn words(anthropic_words: bool, refusal: &Refusal) -> Words {
     }
 }
 
+/// What a process gets in a WebSocket in the place of an answer: the error event of the API (its guide to WebSockets). `lane`: the
+/// `stream_id` that the message named. What clients read is the member `error`; those from before there was a status read the rest.
+pub(super) fn message(lane: Option<&str>, refusal: &Refusal) -> Vec<u8> {
+    let (message, code) = (told(refusal, "message"), refusal.kind.name());
+    let mut event = json!({
+        "type": "error", "status": status(&refusal.kind).0.as_u16(),
+        "error": {
+            "message": message, "type": "policy_denied", "code": code, "param": Value::Null,
+            "interdict": facts(refusal),
+        },
+        "code": code, "message": message, "param": Value::Null,
+    });
+    if let (Some(lane), Some(members)) = (lane, event.as_object_mut()) {
+        members.insert("stream_id".into(), lane.into());
+    }
+    event.to_string().into_bytes()
+}
+
+/// The same for what was to steer a response: the API gives the input back then, for the process alone.
+pub(super) fn not_steered(previous: &str, input: &Value, refusal: &Refusal) -> Vec<u8> {
+    let event = json!({
+        "type": "response.steer.failed", "sequence_number": 0,
+        "steer": {"previous_response_id": previous, "input": input},
+        "error": {
+            "message": told(refusal, "message"), "type": "invalid_request_error", "code": refusal.kind.name(),
+            "interdict": facts(refusal),
+        },
+    });
+    event.to_string().into_bytes()
+}
+
 /// The error event with which a stream ends.
 pub(super) fn event(api: Option<Api>, message: &str) -> Vec<u8> {
     let openai = json!({"message": message, "type": "interdict", "code": "withheld", "param": Value::Null});

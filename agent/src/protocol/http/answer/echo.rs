@@ -86,7 +86,7 @@ pub(in super::super) struct Redact {
     spellings: Spellings,
     held: BytesMut,
     /// How often it was found.
-    pub(super) count: u64,
+    pub(in super::super) count: u64,
 }
 
 impl Redact {
@@ -114,7 +114,7 @@ impl Redact {
     }
 
     /// Takes it out of bytes that are whole; `None` where it is not in them.
-    pub(super) fn whole(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub(in super::super) fn whole(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         self.spellings.find(bytes)?;
         let (mut out, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
         while let Some((at, length)) = self.spellings.find(rest) {

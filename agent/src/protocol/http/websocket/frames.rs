@@ -161,23 +161,8 @@ impl Frames {
         counts: &mut MaskCounts,
         out: &mut BytesMut,
     ) {
-        if opcode != CLOSE {
-            return frame(
-                true,
-                opcode,
-                &masked_text(payload, Format::Text, plan, counts),
-                out,
-            );
-        }
-        self.closed = true;
-        let (code, reason) = payload.split_at_checked(2).unwrap_or((payload, &[]));
-        let reason = masked_text(reason, Format::Text, plan, counts);
-        frame(
-            true,
-            CLOSE,
-            &with_reason(code, &String::from_utf8_lossy(&reason)),
-            out,
-        );
+        self.closed = opcode == CLOSE;
+        control(opcode, payload, plan, counts, out);
     }
 
     fn data(
@@ -219,6 +204,24 @@ impl Frames {
     }
 }
 
+/// A frame of control, its payload masked.
+pub(super) fn control(
+    opcode: u8,
+    payload: &[u8],
+    plan: &MaskPlan,
+    counts: &mut MaskCounts,
+    out: &mut BytesMut,
+) {
+    if opcode != CLOSE {
+        let masked = masked_text(payload, Format::Text, plan, counts);
+        return frame(true, opcode, masked.get(..CONTROL).unwrap_or(&masked), out);
+    }
+    let (code, reason) = payload.split_at_checked(2).unwrap_or((payload, &[]));
+    let reason = masked_text(reason, Format::Text, plan, counts);
+    let closing = with_reason(code, &String::from_utf8_lossy(&reason));
+    frame(true, CLOSE, &closing, out);
+}
+
 /// What a frame that closes holds: a reason must be UTF-8 as a whole.
 fn with_reason(code: &[u8], reason: &str) -> BytesMut {
     let mut closing = BytesMut::from(code);
@@ -239,7 +242,7 @@ pub(super) fn closing(code: u16, reason: &str) -> Bytes {
 }
 
 /// Appends one frame, as a server writes it.
-fn frame(last: bool, opcode: u8, payload: &[u8], out: &mut BytesMut) {
+pub(super) fn frame(last: bool, opcode: u8, payload: &[u8], out: &mut BytesMut) {
     out.put_u8(opcode | if last { 0x80 } else { 0 });
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
         (Ok(short @ 0..=125), _) => out.put_u8(short),

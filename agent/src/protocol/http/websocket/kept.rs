@@ -3,12 +3,13 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::mask::{MaskPlan, Masked};
-use crate::model::MaskCounts;
-use crate::session::Recording;
+use crate::mask::{MaskPlan, Maskable, Masked, NoData};
+use crate::model::{MaskCounts, Unkept};
+use crate::session::{Recording, Unkeepable};
 
 use super::super::answer::{Masker, Next, Shape};
-use super::super::escapes::Format;
+use super::super::escapes::{Format, masked_text};
+use super::super::kept::Conceals;
 use super::{BINARY, CONTINUATION, TEXT};
 
 /// Records frames that are about to be shown.
@@ -87,4 +88,80 @@ fn next(rest: &mut Bytes) -> Option<(u8, Bytes)> {
         .ok()
         .filter(|length| *length <= rest.len())?;
     Some((first, rest.split_to(length)))
+}
+
+/// How messages that answer one operation become what is recorded.
+enum Way {
+    /// As they are shown.
+    Shown,
+    /// Without what was put in for the process alone.
+    Concealed(Conceals),
+    /// Not at all: what is revealed may stand in several messages in pieces.
+    Not,
+}
+
+/// Records messages that answer one operation.
+pub(super) struct KeptTurn {
+    recording: Box<Recording>,
+    plan: MaskPlan,
+    way: Way,
+}
+
+impl KeptTurn {
+    /// `plan`: what the process is shown.
+    pub(super) fn new(recording: Box<Recording>, plan: &MaskPlan, conceals: Option<Conceals>) -> Self {
+        Self {
+            recording,
+            plan: plan.for_records(),
+            way: match conceals {
+                _ if plan.reveals_any() => Way::Not,
+                Some(conceals) => Way::Concealed(conceals),
+                None => Way::Shown,
+            },
+        }
+    }
+
+    /// Whole messages, each a text in one frame, as a server writes them; a line of the record each.
+    pub(super) fn frames(&mut self, shown: &Masked<Bytes>) {
+        let mut rest = shown.content().clone();
+        while let Some((_first, payload)) = next(&mut rest) {
+            match &self.way {
+                Way::Shown => {
+                    let end = shown.size() - rest.len();
+                    self.recording.push_range(shown, end - payload.len()..end);
+                }
+                Way::Concealed(conceals) => {
+                    let concealed = Concealed(conceals, &payload);
+                    let masked = self.plan.apply(concealed, &mut MaskCounts::default());
+                    self.recording.push(&masked);
+                }
+                Way::Not => self.recording.without(Unkept::Revealed, &payload),
+            }
+            let line = Masked::without_data(b"\n", NoData::ProtocolState);
+            if !matches!(self.way, Way::Not) {
+                self.recording.push(&line);
+            }
+        }
+    }
+
+    /// Nothing follows.
+    pub(super) fn end(&mut self) {
+        self.recording.end();
+    }
+
+    /// Puts what is waiting into the log's queue. Cancel-safe.
+    pub(super) async fn settle(&mut self) -> Result<(), Unkeepable> {
+        self.recording.settle().await
+    }
+}
+
+struct Concealed<'a>(&'a Conceals, &'a [u8]);
+
+impl Maskable for Concealed<'_> {
+    type Output = Bytes;
+
+    fn mask(self, plan: &MaskPlan, counts: &mut MaskCounts) -> Bytes {
+        let Self(conceals, payload) = self;
+        masked_text(&conceals(payload), Format::Json, plan, counts).freeze()
+    }
 }

@@ -1,10 +1,12 @@
 //! A WebSocket (RFC 6455) after its handshake: messages of the target are masked, each message of the process is judged and
 //! recorded like its handshake (`http.websocket`, with the method MESSAGE). Extensions were not offered, so payloads are
-//! what they look like. A refusal closes it with 1008 and the reason.
+//! what they look like. A refusal closes it with 1008 and the reason. Where the target's dialect reads what is said in it,
+//! `spoken` carries it.
 
 mod frames;
 mod kept;
 mod sent;
+mod spoken;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +17,13 @@ use hyper::header::{self, HeaderMap};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
+use tokio::sync::Semaphore;
 
 use crate::model::{MaskCounts, Operation, Outcome, OutcomeStatus, Refusal};
 use crate::session::{AgentSpeech, Downstream, InFlight, Session, Upstream};
 
 use super::answer::Spellings;
+use super::conversation::Conversation;
 #[cfg(test)]
 pub(super) use frames::shown;
 pub(super) use frames::{Frames, More};
@@ -44,6 +48,7 @@ const PONG: u8 = 10;
 
 /// Codes of closing (RFC 6455, 7.4.1).
 const BROKEN: u16 = 1002;
+const UNREAD: u16 = 1003;
 const REFUSED: u16 = 1008;
 const LARGE: u16 = 1009;
 
@@ -75,8 +80,14 @@ pub(super) struct Switch {
     pub(super) spellings: Option<Spellings>,
     /// The operation that it was judged as.
     pub(super) operation: Arc<Operation>,
+    /// Who reads what is said; `None`: messages are judged like the handshake.
+    pub(super) conversation: Option<Box<dyn Conversation>>,
     /// Largest message of the process, in bytes.
     pub(super) max_message: usize,
+    /// Most that the process is shown of the answer to one message, where they are told apart, in bytes.
+    pub(super) max_answer: Option<u64>,
+    /// Room for messages that wait, in KiB.
+    pub(super) bodies: Arc<Semaphore>,
 }
 
 /// Carries messages both ways until one side ends.
@@ -87,22 +98,40 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
         in_flight,
         spellings,
         operation,
+        conversation,
         max_message,
+        max_answer,
+        bodies,
     } = switch;
+    let both = async { tokio::try_join!(process, target) };
+    let (process, target) = match tokio::time::timeout(TIME_LIMIT, both).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(error)) => {
+            let outcome = Outcome::bare(OutcomeStatus::Failed, format!("101, then {error}"));
+            return in_flight.outcome.finish(outcome);
+        }
+        Err(_elapsed) => {
+            let outcome = Outcome::bare(OutcomeStatus::Abandoned, "101, then nothing");
+            return in_flight.outcome.finish(outcome);
+        }
+    };
+    if let Some(conversation) = conversation {
+        let setting = spoken::Setting {
+            conversation,
+            spellings,
+            operation,
+            max_message,
+            max_answer,
+            bodies,
+        };
+        return Box::pin(spoken::relay(session, (process, target), in_flight, setting)).await;
+    }
     let InFlight {
         outcome: owed,
         plan,
         limits: _,
         recording,
     } = in_flight;
-    let both = async { tokio::try_join!(process, target) };
-    let (process, target) = match tokio::time::timeout(TIME_LIMIT, both).await {
-        Ok(Ok(both)) => both,
-        Ok(Err(error)) => {
-            return owed.finish(Outcome::bare(OutcomeStatus::Failed, format!("101, then {error}")));
-        }
-        Err(_elapsed) => return owed.finish(Outcome::bare(OutcomeStatus::Abandoned, "101, then nothing")),
-    };
     let (from_process, to_process) = tokio::io::split(TokioIo::new(process));
     let (from_target, to_target) = tokio::io::split(TokioIo::new(target));
     let mut down = Down {
@@ -140,13 +169,9 @@ pub(super) async fn relay(session: &Session, switch: Switch) {
         (Ok(()), None) => Outcome::bare(OutcomeStatus::Completed, "101"),
         (Err(why), None) => Outcome::bare(OutcomeStatus::Failed, format!("101: {why}")),
     };
-    let broken = ended.err().map(|why| Goodbye {
-        code: BROKEN,
-        reason: why.to_owned(),
-    });
-    if let Some(goodbye) = said.or(broken) {
-        up.say(&goodbye).await;
-        down.say(&goodbye).await;
+    if let Some(goodbye) = said.or_else(|| ended.err().map(Goodbye::broken)) {
+        say_up(&mut up.to, &goodbye).await;
+        say_down(&mut down.to, &mut down.from, &goodbye).await;
     }
     if let Some(kept) = &mut down.kept {
         kept.recording.end();
@@ -186,6 +211,44 @@ impl Goodbye {
             reason: refusal.to_string(),
         }
     }
+
+    fn broken(why: Stop) -> Self {
+        Self {
+            code: BROKEN,
+            reason: why.to_owned(),
+        }
+    }
+}
+
+/// Closes the target's side in the agent's own words; why is nothing that it has to know.
+async fn say_up(to: &mut Upstream<WriteHalf<TokioIo<Upgraded>>>, goodbye: &Goodbye) {
+    to.say(AgentSpeech::status(sent::closing(goodbye.code)));
+    if let Err(error) = to.shutdown().await {
+        tracing::debug!(%error, "target was gone");
+    }
+}
+
+/// Closes the process's side in the agent's own words; frames that were begun are whole.
+async fn say_down(
+    to: &mut Downstream<WriteHalf<TokioIo<Upgraded>>>,
+    from: &mut ReadHalf<TokioIo<Upgraded>>,
+    goodbye: &Goodbye,
+) {
+    to.say(AgentSpeech::status(frames::closing(
+        goodbye.code,
+        &goodbye.reason,
+    )));
+    if let Err(error) = to.shutdown().await {
+        tracing::debug!(%error, "process was gone");
+    }
+    // What the target answers to its own goodbye is for nobody; closed on it, it might not see that.
+    let rest = async {
+        let mut buffer = BytesMut::new();
+        while matches!(from.read_buf(&mut buffer).await, Ok(1..)) {
+            buffer.clear();
+        }
+    };
+    let _in_time = tokio::time::timeout(GOODBYE, rest).await;
 }
 
 /// Process to target.
@@ -219,14 +282,6 @@ impl Up {
             tracing::debug!(%error, "target was gone");
         }
         said
-    }
-
-    /// Closes the target's side in the agent's own words; why is nothing that it has to know.
-    async fn say(&mut self, goodbye: &Goodbye) {
-        self.to.say(AgentSpeech::status(sent::closing(goodbye.code)));
-        if let Err(error) = self.to.shutdown().await {
-            tracing::debug!(%error, "target was gone");
-        }
     }
 
     /// Judges and forwards what is complete; whether more may come.
@@ -302,25 +357,6 @@ struct Down {
 }
 
 impl Down {
-    /// Closes the process's side in the agent's own words; frames that were begun are whole.
-    async fn say(&mut self, goodbye: &Goodbye) {
-        self.to.say(AgentSpeech::status(frames::closing(
-            goodbye.code,
-            &goodbye.reason,
-        )));
-        if let Err(error) = self.to.shutdown().await {
-            tracing::debug!(%error, "process was gone");
-        }
-        // What the target answers to its own goodbye is for nobody; closed on it, it might not see that.
-        let rest = async {
-            let mut buffer = BytesMut::new();
-            while matches!(self.from.read_buf(&mut buffer).await, Ok(1..)) {
-                buffer.clear();
-            }
-        };
-        let _in_time = tokio::time::timeout(GOODBYE, rest).await;
-    }
-
     async fn run(&mut self) -> Result<(), &'static str> {
         let mut buffer = BytesMut::new();
         let ended = loop {

@@ -1,4 +1,5 @@
-//! Frames of the process (RFC 6455, chapter 5): read into whole messages, each of which is judged, and written anew.
+//! Frames of the process (RFC 6455, chapter 5): read into whole messages, each of which is judged, and written anew. Where
+//! messages of the target are read as wholes, its frames are read here too.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::{BINARY, CLOSE, CONTINUATION, CONTROL, PING, PONG, Stop, TEXT};
 /// Head and key of the largest frame.
 const LONGEST_HEAD: usize = 14;
 
-/// Something that the process sent.
+/// Something that was sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     /// A whole message: whether it is text, and its content.
@@ -26,8 +27,8 @@ pub(super) enum Sent {
 /// A frame of control.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Control {
-    opcode: u8,
-    payload: Bytes,
+    pub(super) opcode: u8,
+    pub(super) payload: Bytes,
 }
 
 impl Control {
@@ -47,21 +48,32 @@ impl Neutral for Control {
     }
 }
 
-/// Reads frames of the process.
+/// Reads frames of one side.
 #[derive(Debug)]
 pub(super) struct Reader {
     most: usize,
     buffer: BytesMut,
     message: Option<(bool, BytesMut)>,
+    /// Whether payloads are hidden behind a key: the process's are (RFC 6455, 5.1).
+    keyed: bool,
 }
 
 impl Reader {
-    /// `most`: the largest message, in bytes.
+    /// Of the process. `most`: the largest message, in bytes.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
             buffer: BytesMut::new(),
             message: None,
+            keyed: true,
+        }
+    }
+
+    /// Of the target.
+    pub(super) fn of_target(most: usize) -> Self {
+        Self {
+            keyed: false,
+            ..Self::new(most)
         }
     }
 
@@ -122,8 +134,10 @@ impl Reader {
         if first & 0x70 != 0 {
             return Err("a frame uses an extension that was not agreed on");
         }
-        if second & 0x80 == 0 {
-            return Err("a frame of the process is not masked");
+        match (self.keyed, second & 0x80 != 0) {
+            (true, false) => return Err("a frame of the process is not masked"),
+            (false, true) => return Err("a frame of the target is masked"),
+            (true, true) | (false, false) => {}
         }
         let (more, length) = match second & 0x7f {
             126 if rest.len() >= 2 => (2, u64::from(rest.get_u16())),
@@ -139,14 +153,16 @@ impl Reader {
         if first & 0x08 == 0 && before.saturating_add(length) > self.most {
             return Err(TOO_LARGE);
         }
-        let Some(key) = rest.first_chunk::<4>() else {
-            return Ok(None);
+        let key = match (self.keyed, rest.first_chunk::<4>()) {
+            (true, Some(key)) => *key,
+            (true, None) => return Ok(None),
+            (false, _) => [0; 4],
         };
         Ok(Some(Head {
             first,
-            long: 6 + more,
+            long: if self.keyed { 6 } else { 2 } + more,
             length,
-            key: *key,
+            key,
         }))
     }
 }
@@ -160,6 +176,7 @@ struct Head {
     long: usize,
     /// Bytes of the payload.
     length: usize,
+    /// Zeros change nothing.
     key: [u8; 4],
 }
 
@@ -168,6 +185,11 @@ pub(super) fn closing(code: u16) -> Bytes {
     let mut out = BytesMut::new();
     frame(CLOSE, &code.to_be_bytes(), &mut out);
     out.freeze()
+}
+
+/// Appends one text, as a client writes it.
+pub(super) fn text(payload: &[u8], out: &mut BytesMut) {
+    frame(TEXT, payload, out);
 }
 
 /// Appends one frame, as a client writes it: masked with a key that nobody can foresee (RFC 6455, 5.3).
