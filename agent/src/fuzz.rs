@@ -19,7 +19,7 @@ use crate::{audit, json, policy, session};
 pub type Promise = fn(&[u8]);
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 24] = [
+pub const PROMISES: [(&str, Promise); 25] = [
     ("audit", log),
     ("dns", dns::fuzz::messages),
     ("guard-link", crate::guard::link_promise),
@@ -34,6 +34,7 @@ pub const PROMISES: [(&str, Promise); 24] = [
     ("json", strict_json),
     ("llm-prompts", llm::fuzz::prompts),
     ("llm-streams", llm::fuzz::streams),
+    ("llm-websocket", llm::fuzz::websockets),
     ("mask", masking),
     ("mcp", mcp_messages),
     ("mcp-schema", policy::fuzz::tools),

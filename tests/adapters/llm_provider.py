@@ -1,7 +1,8 @@
 """A stand-in for a provider of models (no real one can be asked here): chat completions, responses, messages, embeddings
 and the list of models over TLS, whole and streamed. Every answer is the same text, whose e-mail address is split over
 several deltas; a prompt with an alias in it is answered with the alias, in pieces too; a prompt with tools by a call.
-Arguments: certificate, key, file for the log. The first line of output is the port.
+Responses are answered over WebSocket as well, with the framing of the package websockets: each in the order of its stream, two
+for the model "both" mixed event by event, none to its end for the model "gone". Arguments: certificate, key, file for the log. The first line of output is the port.
 """
 import json
 import re
@@ -9,6 +10,9 @@ import ssl
 import threading
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from websockets.frames import Opcode
+from websockets.server import ServerProtocol
 
 log = open(sys.argv[3], "a", buffering=1)
 PIECES = ["Write to ad", "a@exam", "ple.", "com, then ", "wait"]
@@ -88,6 +92,93 @@ def responses(stream):
     return [(e["type"], {**e, "sequence_number": n}) for n, e in enumerate(events)]
 
 
+def calls(pieces):
+    """The events of a response that calls a tool."""
+    arguments = "".join(pieces)
+    call = {"type": "function_call", "id": "f", "call_id": "t", "name": "send", "arguments": "", "status": "in_progress"}
+    place = {"item_id": "f", "output_index": 0}
+    done = {**call, "arguments": arguments, "status": "completed"}
+    return [
+        {"type": "response.output_item.added", "output_index": 0, "item": call},
+        *({"type": "response.function_call_arguments.delta", "delta": p, **place} for p in pieces),
+        {"type": "response.function_call_arguments.done", "arguments": arguments, "name": "send", **place},
+        {"type": "response.output_item.done", "output_index": 0, "item": done},
+    ], done
+
+
+def spoken(asked, nth):
+    """The events with which a message in a WebSocket is answered."""
+    set_local(asked)
+    stream = {"stream_id": asked["stream_id"]} if "stream_id" in asked else {}
+    events = [event for _, event in responses(True)]
+    if local.tools:
+        made, item = calls(called())
+        events = [events[0], *made, events[-1]]
+        events[-1]["response"]["output"] = [item]
+    for n, event in enumerate(events):
+        event.update(stream, sequence_number=n)
+        if "response" in event:
+            event["response"].update(id=f"r{nth}", previous_response_id=asked.get("previous_response_id"))
+    if local.large:
+        events[-1]["response"]["usage"] |= {"output_tokens": 5000, "total_tokens": 5012}
+    return events
+
+
+class Socket:
+    """One WebSocket, its handshake answered."""
+
+    def __init__(self, handler):
+        self.handler, self.protocol = handler, ServerProtocol()
+        head = f"GET {handler.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in handler.headers.items())
+        self.protocol.receive_data(head.encode() + b"\r\n")
+        (request,) = self.protocol.events_received()
+        self.protocol.send_response(self.protocol.accept(request))
+        self.flush()
+
+    def flush(self):
+        for data in self.protocol.data_to_send():
+            self.handler.wfile.write(data)
+
+    def say(self, event):
+        self.protocol.send_text(json.dumps(event).encode())
+        self.flush()
+
+    def hear(self):
+        """Messages until the client leaves."""
+        whole = b""
+        while data := self.handler.connection.recv(65536):
+            self.protocol.receive_data(data)
+            for frame in self.protocol.events_received():
+                if frame.opcode in (Opcode.TEXT, Opcode.CONT):
+                    whole += frame.data
+                    if frame.fin:
+                        yield json.loads(whole)
+                        whole = b""
+            self.flush()
+
+    def serve(self):
+        nth, waiting = 0, None
+        for asked in self.hear():
+            log.write(json.dumps({"path": self.handler.path, "key": self.handler.headers["X-Api-Key"], "body": asked}) + "\n")
+            nth += 1
+            if asked["type"] == "response.steer":
+                of = asked["previous_response_id"]
+                self.say({"type": "response.steer.accepted", "sequence_number": 0, "steer": {"id": "s", "previous_response_id": of}})
+            events = spoken(asked, nth)
+            model = asked.get("model")
+            if model == "gone":
+                for event in events[:-3]:
+                    self.say(event)
+                return
+            if model == "both" and waiting is None:
+                waiting = events
+                continue
+            for pair in zip(*[waiting or events, events][not waiting:]):
+                for event in pair:
+                    self.say(event)
+            waiting = None
+
+
 def messages(stream):
     TEXT, PIECES = "".join(said()), said()
     text = {"type": "text", "text": ""}, [{"type": "text_delta", "text": p} for p in PIECES]
@@ -117,6 +208,15 @@ def embeddings(stream):
     return {"object": "list", "data": data, "model": "m", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
 
 
+def set_local(asked):
+    """What an answer depends on."""
+    alias = re.search("Masked[A-Za-z]{14,}", json.dumps(asked))
+    local.alias = alias and alias.group()
+    local.large = asked.get("model") == "large"
+    local.tools = bool(asked.get("tools"))
+    local.count = (asked.get("stream_options") or {}).get("include_usage", False)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -124,6 +224,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.headers["Upgrade"] == "websocket":
+            self.close_connection = True
+            assert self.headers["Sec-WebSocket-Extensions"] is None
+            return Socket(self).serve()
         log.write(json.dumps({"path": self.path, "key": self.headers["X-Api-Key"], "body": None}) + "\n")
         one = {"id": "m", "object": "model", "created": 1, "owned_by": "x", "type": "model", "display_name": "M", "created_at": "2026-01-01T00:00:00Z"}
         body = json.dumps({"object": "list", "data": [one], "has_more": False, "first_id": "m", "last_id": "m"}).encode()
@@ -137,11 +241,7 @@ class Handler(BaseHTTPRequestHandler):
         assert "Content-Encoding" not in self.headers
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         log.write(json.dumps({"path": self.path, "key": self.headers["X-Api-Key"], "body": asked}) + "\n")
-        alias = re.search("Masked[A-Za-z]{14,}", json.dumps(asked))
-        local.alias = alias and alias.group()
-        local.large = asked.get("model") == "large"
-        local.tools = bool(asked.get("tools"))
-        local.count = (asked.get("stream_options") or {}).get("include_usage", False)
+        set_local(asked)
         apis = {
             "/v1/chat/completions": chat, "/v1/responses": responses, "/v1/messages": messages, "/v1/embeddings": embeddings,
         }

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod container;
 pub mod escape;
 pub mod http;
+pub mod models;
 pub mod oidc;
 pub mod oracle;
 pub mod postgres;

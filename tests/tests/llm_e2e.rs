@@ -1,70 +1,12 @@
 //! APIs of models end to end: the official Python and TypeScript clients under `interdict run`. The provider is a stand-in.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use interdict_tests::http::{HttpRelay, HttpSetting, SECRET};
-use interdict_tests::tools::{can_ask_models, can_serve_http, certificates, repository, tool};
+use interdict_tests::models::Models;
+use interdict_tests::tools::{can_ask_models, can_serve_http, repository, tool};
 use interdict_tests::world::kinds;
-use interdict_tests::{Agent, Oidc, can_govern, python};
+use interdict_tests::{can_govern, python};
 use serde_json::{Value, json};
-
-struct Provider(Child);
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        // What is gone already needs no stopping.
-        drop((self.0.kill(), self.0.wait()));
-    }
-}
-
-/// A stand-in provider and an agent that governs what asks it; the agent's configuration begins with `first`.
-struct World {
-    _provider: Provider,
-    issuer: Oidc,
-    agent: Agent,
-    url: String,
-    dir: tempfile::TempDir,
-}
-
-fn world(first: &str, policies: Option<&Path>) -> Result<World> {
-    let dir = tempfile::tempdir()?;
-    certificates(dir.path())?;
-    let in_dir = |name: &str| dir.path().join(name);
-    let child = Command::new(python())
-        .arg(repository().join("tests/adapters/llm_provider.py"))
-        .args([in_dir("server.crt"), in_dir("server.key"), in_dir("log")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut provider = Provider(child);
-    let mut port = String::new();
-    let output = provider.0.stdout.take().context("its output")?;
-    BufReader::new(output).read_line(&mut port)?;
-    let port = port.trim();
-    std::fs::write(in_dir("key"), SECRET)?;
-    let issuer = Oidc::start()?;
-    let config = format!(
-        "{first}[[target]]\nname = \"model\"\nprotocol = \"llm\"\naddresses = [\"localhost:{port}\"]\nca_file = \"{}\"\n\
-         recording = \"full\"\n[target.credential]\nas = \"header\"\nname = \"X-Api-Key\"\nsecret_file = \"{}\"\n",
-        in_dir("ca.crt").display(),
-        in_dir("key").display()
-    );
-    let mut agent = Agent::configured(dir.path(), &issuer, &config)?.as_caller();
-    if let Some(policies) = policies {
-        agent = agent.with_policies(policies);
-    }
-    let url = format!("https://localhost:{port}");
-    Ok(World {
-        _provider: provider,
-        issuer,
-        agent,
-        url,
-        dir,
-    })
-}
 
 fn lines(out: &str) -> Result<Vec<Value>> {
     out.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -75,7 +17,7 @@ fn official_clients_get_masked_answers_and_their_own_errors() {
     if !can_govern("llm") || !can_ask_models("llm") {
         return;
     }
-    let world = world("", None).expect("world");
+    let world = Models::start("", None).expect("world");
     let (agent, in_dir) = (&world.agent, |name: &str| world.dir.path().join(name));
     let url = world.url.clone();
     let adapter = |name: &str| repository().join("tests/adapters").join(name);
@@ -140,7 +82,7 @@ fn official_clients_get_back_what_the_provider_never_had() {
         "[masking]\nclasses = \"{}\"\n",
         example.join("classes.toml").display()
     );
-    let world = world(&classes, Some(&example)).expect("world");
+    let world = Models::start(&classes, Some(&example)).expect("world");
     let token = world.issuer.token("alice", &[], 600);
     let alice = world.agent.token("alice", &token).expect("token");
     let client = repository().join("tests/adapters/llm_client.mjs");
@@ -206,7 +148,7 @@ fn official_clients_get_back_what_the_provider_never_had() {
 }
 
 #[test]
-fn coded_prompts_are_read_and_a_websocket_is_refused_in_the_providers_words() {
+fn coded_prompts_are_read_and_another_websocket_is_refused_in_the_providers_words() {
     if !can_serve_http("llm relay") {
         return;
     }
@@ -248,7 +190,7 @@ fn coded_prompts_are_read_and_a_websocket_is_refused_in_the_providers_words() {
         "-H",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     ];
-    let told = relay.get("/v1/responses", &upgrade).expect("curl");
+    let told = relay.get("/v1/realtime?model=m", &upgrade).expect("curl");
     let told: Value = serde_json::from_str(&told).expect("JSON");
     let message = told["error"]["message"].as_str().expect("message");
     assert!(message.contains("A WebSocket is not carried"), "{told}");

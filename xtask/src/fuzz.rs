@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, command, output, repository, run as execute, say, step, target};
 
 /// The promises of `agent/src/fuzz.rs`.
-const PROMISES: [&str; 24] = [
+const PROMISES: [&str; 25] = [
     "audit",
     "dns",
     "guard-link",
@@ -22,6 +22,7 @@ const PROMISES: [&str; 24] = [
     "json",
     "llm-prompts",
     "llm-streams",
+    "llm-websocket",
     "mask",
     "mcp",
     "mcp-schema",

@@ -88,7 +88,7 @@ pub enum Action {
     HttpDelete,
     /// Any other method: those of WebDAV and of a target's own making.
     HttpOther,
-    /// Open a WebSocket; what the process says in it is not judged.
+    /// Open a WebSocket, or say something in one.
     HttpWebSocket,
     /// See data of a class unmasked.
     Reveal,

@@ -329,17 +329,14 @@ impl Exchange {
     }
 
     /// Who reads what is said in a WebSocket.
-    async fn conversation(
-        &self,
-        speaks: &mut dyn Dialect,
-        head: &Head,
-    ) -> Result<Box<dyn Conversation>, No> {
+    async fn conversation(&self, speaks: &mut dyn Dialect, head: &Head) -> Result<Box<dyn Conversation>, No> {
         let host = host(&head.authority);
         speaks.asks(&self.session.scene().principal.key());
         if let Some(conversation) = speaks.converses(&asked(head, &host)) {
             return Ok(conversation);
         }
-        let what = "A WebSocket is not carried here: what is said in it would not be judged. Use requests instead.";
+        let what =
+            "A WebSocket is not carried here: what is said in it would not be judged. Use requests instead.";
         Err(self.unknown(what, Some(StatusCode::FORBIDDEN)).await)
     }
 

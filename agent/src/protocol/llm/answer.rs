@@ -111,7 +111,11 @@ impl Answers {
             return Vec::new();
         }
         let other = masked_event(&event.other, plan, counts);
-        let Parts { rests, value, changed } = self.parts(value, &other, plan, counts);
+        let Parts {
+            rests,
+            value,
+            changed,
+        } = self.parts(value, &other, plan, counts);
         let mut out = Vec::new();
         for (other, rest) in rests {
             out.extend(event.with(&other, rest.to_string().as_bytes()));
@@ -126,12 +130,7 @@ impl Answers {
 
     /// One message of a WebSocket, which is an event without lines around it: what is shown, in several messages where texts
     /// end that were held back.
-    pub(super) fn message(
-        &mut self,
-        value: Value,
-        plan: &MaskPlan,
-        counts: &mut MaskCounts,
-    ) -> Vec<Vec<u8>> {
+    pub(super) fn message(&mut self, value: Value, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<Vec<u8>> {
         self.count(&value);
         let Parts { rests, value, .. } = self.parts(value, &[], plan, counts);
         let all = rests.into_iter().map(|(_, rest)| rest).chain([value]);

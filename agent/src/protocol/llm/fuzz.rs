@@ -1,7 +1,8 @@
-//! What hostile bytes reach here: prompts that are masked, and streams whose texts come in pieces.
+//! What hostile bytes reach here: prompts that are masked, streams whose texts come in pieces, and both in WebSockets.
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use crate::fuzz::{cut, plan};
 use crate::json::parse;
 use crate::model::{Alias, MaskCounts, PromptDuty, PromptMask};
+use crate::protocol::http::conversation::{Conversation, Question, Turn};
 use crate::protocol::http::dialect::{Asked, Dialect, Speaks as _};
 
 use super::ModelApi;
@@ -116,4 +118,104 @@ fn joined(pieces: &[&str]) -> String {
             .map(str::to_owned)
     };
     events.filter_map(text).collect()
+}
+
+/// In a WebSocket: what the process says is sent without anything in it that is to be masked, or refused in JSON; what a text of
+/// the target becomes does not depend on how it was cut, nor on another stream; no message does harm, and each is over once.
+pub(crate) fn websockets(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (first, second) = cut(text.as_bytes());
+    let (first, second) = (String::from_utf8_lossy(first), String::from_utf8_lossy(second));
+    let whole = format!("{first}{second}");
+    assert_eq!(spoken(&[&first, &second]), spoken(&[&whole]));
+    let Some(mut talk) = conversation() else { return };
+    said(talk.as_mut(), 1, &create("a", &text));
+    for (turn, message) in (2..).zip([data, text.as_bytes()]) {
+        said(talk.as_mut(), turn, message);
+    }
+    let mut over: Vec<Turn> = Vec::new();
+    for message in [data, text.as_bytes(), first.as_bytes(), second.as_bytes()] {
+        let Ok(turn) = talk.whose(message) else { continue };
+        let shown = talk.shown(turn, message, &plan(), &mut MaskCounts::default());
+        for message in shown.into_iter().flatten() {
+            assert!(parse(&message).is_ok(), "{message:?}");
+        }
+        over.extend(talk.over().into_iter().map(|over| over.turn));
+    }
+    let all = over.len();
+    over.sort_unstable();
+    over.dedup();
+    assert_eq!(over.len(), all, "{over:?}");
+}
+
+fn conversation() -> Option<Box<dyn Conversation>> {
+    let mut exchange = ModelApi::default().exchange();
+    exchange.asks("fuzz");
+    let headers = HeaderMap::new();
+    exchange.converses(&Asked {
+        method: &Method::GET,
+        host: "models",
+        path: "/v1/responses",
+        query: None,
+        headers: &headers,
+    })
+}
+
+fn create(stream: &str, input: &str) -> Vec<u8> {
+    let event = json!({"type": "response.create", "stream_id": stream, "model": "m", "input": input});
+    event.to_string().into_bytes()
+}
+
+/// A message of the process.
+fn said(talk: &mut dyn Conversation, turn: Turn, message: &[u8]) {
+    let message = Bytes::copy_from_slice(message);
+    talk.received(turn, &message);
+    let permitted = match talk.asked(turn, &message, &plan()) {
+        Ok(Question { mut obliged, .. }) => obliged.permitted(&duty()),
+        Err(refusal) => Err(refusal),
+    };
+    match permitted {
+        Ok(changed) => {
+            let body = changed.map_or(message, |changed| changed.body);
+            let body = String::from_utf8_lossy(&body).into_owned();
+            let (_, left) = prompt::masked("", &body, &plan());
+            assert!(
+                !CLASSES.iter().any(|class| left.contains(*class)),
+                "{left:?}: {body}"
+            );
+            talk.sent(turn);
+        }
+        Err(refusal) => {
+            let told = talk.refused(turn, &refusal);
+            assert!(parse(&told).is_ok(), "{told:?}");
+        }
+    }
+}
+
+/// What a text becomes while another stream says something else.
+fn spoken(pieces: &[&str]) -> String {
+    let Some(mut talk) = conversation() else {
+        return String::new();
+    };
+    said(talk.as_mut(), 1, &create("a", "ada@example.com"));
+    said(talk.as_mut(), 2, &create("b", "x"));
+    let mut out = String::new();
+    let mut hear = |event: Value| {
+        let event = event.to_string();
+        let turn = talk.whose(event.as_bytes()).unwrap_or_default();
+        let shown = talk.shown(turn, event.as_bytes(), &plan(), &mut MaskCounts::default());
+        for message in shown.into_iter().flatten() {
+            let event = parse(&message).unwrap_or_default();
+            if event["stream_id"] == "a" {
+                out.push_str(event["delta"].as_str().unwrap_or_default());
+            }
+        }
+    };
+    let text = |kind: &str, stream: &str, piece: &str| json!({"type": format!("response.output_text.{kind}"), "item_id": "i", "delta": piece, "stream_id": stream});
+    for piece in pieces {
+        hear(text("delta", "a", piece));
+        hear(text("delta", "b", "4111 11"));
+    }
+    hear(json!({"type": "response.completed", "response": {"id": "r"}, "stream_id": "a"}));
+    out
 }

@@ -146,7 +146,10 @@ impl Lanes {
         let stream = text(event, "/stream_id");
         let Some(id) = text(event, "/response/id") else {
             // It belongs to what goes on in its stream.
-            let turn = self.current(stream).or_else(|| self.next(stream)).or_else(|| self.only());
+            let turn = self
+                .current(stream)
+                .or_else(|| self.next(stream))
+                .or_else(|| self.only());
             return self.begins(turn);
         };
         if let Some(made) = self.made.get(id) {
@@ -177,7 +180,9 @@ impl Lanes {
     /// Who asked for a response that begins.
     fn asked_for(&mut self, stream: Option<&str>, previous: Option<&str>) -> Option<Turn> {
         let unnamed = |open: &Open| open.response.is_none();
-        let begun = self.current(stream).filter(|turn| self.open.get(turn).is_some_and(unnamed));
+        let begun = self
+            .current(stream)
+            .filter(|turn| self.open.get(turn).is_some_and(unnamed));
         let next = begun.or_else(|| self.next(stream));
         let steering = previous.and_then(|of| self.steering(Some(of)));
         let goes_on = next
@@ -187,13 +192,18 @@ impl Lanes {
             // A prompt takes up what waits for its response; without one, the first of what waits has the answer.
             (Some(_), Some(next)) if goes_on => Some(next),
             (Some(steering), _) => Some(steering),
-            (None, next) => next.or_else(|| self.only().filter(|turn| self.open.get(turn).is_some_and(unnamed))),
+            (None, next) => next.or_else(|| {
+                self.only()
+                    .filter(|turn| self.open.get(turn).is_some_and(unnamed))
+            }),
         };
         if let (Some(of), Some(turn)) = (previous, turn) {
             let taken: Vec<Turn> = self
                 .open
                 .iter()
-                .filter(|(other, open)| open.steers && **other != turn && open.previous.as_deref() == Some(of))
+                .filter(|(other, open)| {
+                    open.steers && **other != turn && open.previous.as_deref() == Some(of)
+                })
                 .map(|(other, _)| *other)
                 .collect();
             for other in taken {

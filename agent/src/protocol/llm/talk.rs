@@ -188,11 +188,7 @@ impl Talk {
             detail.push_str("; ");
             detail.push_str(&note);
         }
-        self.over.push(Over {
-            turn,
-            status,
-            detail,
-        });
+        self.over.push(Over { turn, status, detail });
     }
 }
 
@@ -204,7 +200,8 @@ fn created(members: &Map<String, Value>, stream: Option<&str>, plan: &MaskPlan) 
             let mut counts = MaskCounts::default();
             masked_plain(stream.as_bytes(), plan, &mut counts);
             // It comes back in every event, and must be the same there.
-            if stream.len() > LONGEST || counts.total() > 0 || !plan.patterns_in(stream.as_bytes()).is_empty() {
+            if stream.len() > LONGEST || counts.total() > 0 || !plan.patterns_in(stream.as_bytes()).is_empty()
+            {
                 return Err(Wrong::Stream);
             }
         }
@@ -221,8 +218,12 @@ fn created(members: &Map<String, Value>, stream: Option<&str>, plan: &MaskPlan) 
 
 /// The fields that change what the provider does.
 fn said_to_provider(headers: &HeaderMap) -> HeaderMap {
-    let fields = headers.iter().filter(|(name, _)| name.as_str().starts_with("openai-"));
-    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+    let fields = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("openai-"));
+    fields
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn wrong(why: &Wrong) -> Refusal {
@@ -241,9 +242,9 @@ impl Conversation for Talk {
     fn received(&mut self, turn: Turn, text: &[u8]) -> String {
         let members = match parse(text) {
             Ok(Value::Object(members)) => Ok(members),
-            Ok(
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_),
-            ) => Err(Wrong::Shape),
+            Ok(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                Err(Wrong::Shape)
+            }
             Err(error) => Err(Wrong::Json(error)),
         };
         let nothing = Map::new();
@@ -252,11 +253,16 @@ impl Conversation for Talk {
         let (kind, lane) = match text_of(read, "type").as_deref() {
             Some("response.create") => (
                 Kind::Create,
-                stream.as_ref().map_or_else(String::new, |stream| format!("stream {stream}")),
+                stream
+                    .as_ref()
+                    .map_or_else(String::new, |stream| format!("stream {stream}")),
             ),
             Some("response.steer") => {
                 let input = read.get("input").cloned().unwrap_or_default();
-                (Kind::Steer(previous.clone().unwrap_or_default(), input), "steer".to_owned())
+                (
+                    Kind::Steer(previous.clone().unwrap_or_default(), input),
+                    "steer".to_owned(),
+                )
             }
             Some(_) | None => (Kind::Unknown, "unknown".to_owned()),
         };
@@ -336,7 +342,11 @@ impl Conversation for Talk {
             None => self.nobodys.message(value, plan, counts),
         };
         for turn in self.lanes.along() {
-            self.ends(turn, OutcomeStatus::Completed, "went on with another message".into());
+            self.ends(
+                turn,
+                OutcomeStatus::Completed,
+                "went on with another message".into(),
+            );
         }
         if let (Some(turn), Some((status, detail))) = (turn, said.ends) {
             self.lanes.over(turn);
@@ -351,7 +361,8 @@ impl Conversation for Talk {
 
     fn left(&mut self, turn: Turn, plan: &MaskPlan, counts: &mut MaskCounts) -> Vec<Vec<u8>> {
         let line = self.lines.get_mut(&turn);
-        line.map(|line| line.exchange.left(plan, counts)).unwrap_or_default()
+        line.map(|line| line.exchange.left(plan, counts))
+            .unwrap_or_default()
     }
 
     fn abandoned(&mut self, turn: Turn) -> String {

@@ -122,7 +122,8 @@ fn create(input: &str, stream: Option<&str>) -> Value {
 }
 
 fn begun(id: &str, previous: Option<&str>, stream: Option<&str>) -> Value {
-    let response = json!({"id": id, "previous_response_id": previous, "status": "in_progress", "usage": null});
+    let response =
+        json!({"id": id, "previous_response_id": previous, "status": "in_progress", "usage": null});
     with_stream(json!({"type": "response.created", "response": response}), stream)
 }
 
@@ -160,7 +161,10 @@ fn reversible(names: &[&str]) -> PromptMask {
 
 #[test]
 fn texts_of_two_streams_are_joined_wherever_they_are_cut() {
-    let (one, two) = ("Write to ada@example.com now", "card 4111 1111 1111 1111 or bob@example.org");
+    let (one, two) = (
+        "Write to ada@example.com now",
+        "card 4111 1111 1111 1111 or bob@example.org",
+    );
     for cut in 0..=one.len() {
         let mut socket = Socket::new(&ModelApi::default());
         socket.send(&create("a", Some("a")));
@@ -168,12 +172,12 @@ fn texts_of_two_streams_are_joined_wherever_they_are_cut() {
         let mut shown = socket.hear(&begun("ra", None, Some("a")));
         shown.extend(socket.hear(&begun("rb", None, None)));
         let (head, tail) = one.split_at(cut);
-        let at = cut.min(two.len());
+        let (first, rest) = two.split_at(cut.min(two.len()));
         for event in [
             delta(head, Some("a")),
-            delta(&two[..at], None),
+            delta(first, None),
             delta(tail, Some("a")),
-            delta(&two[at..], None),
+            delta(rest, None),
             done(None),
             done(Some("a")),
             ended("response.completed", "ra", Some("a")),
@@ -182,7 +186,11 @@ fn texts_of_two_streams_are_joined_wherever_they_are_cut() {
             shown.extend(socket.hear(&event));
         }
         assert_eq!(joined(&shown, Some("a")), "Write to a***@e***.com now", "{cut}");
-        assert_eq!(joined(&shown, None), "card **** **** **** 1111 or b***@e***.org", "{cut}");
+        assert_eq!(
+            joined(&shown, None),
+            "card **** **** **** 1111 or b***@e***.org",
+            "{cut}"
+        );
         let all: String = shown.iter().map(Value::to_string).collect();
         for secret in ["ada@", "4111 1111", "bob@"] {
             assert!(!all.contains(secret), "{cut}: {all}");
@@ -213,7 +221,8 @@ fn every_kind_of_text_is_joined_byte_by_byte() {
             let event = json!({"type": format!("{kind}.delta"), "item_id": "i", "output_index": 0, "delta": letter.to_string()});
             shown.extend(socket.hear(&event));
         }
-        shown.extend(socket.hear(&json!({"type": format!("{kind}.done"), "item_id": "i", "output_index": 0})));
+        shown
+            .extend(socket.hear(&json!({"type": format!("{kind}.done"), "item_id": "i", "output_index": 0})));
         assert_eq!(joined(&shown, None), "{\"to\": \"a***@e***.com\"}", "{kind}");
     }
 }
@@ -263,7 +272,10 @@ fn a_prompt_has_the_facts_that_it_has_over_http() {
     event["stream_id"] = "lane".into();
     let facts = Socket::new(&ModelApi::default()).send(&event);
     assert_eq!(facts, *over_http);
-    assert!(facts.attachments && !facts.stored && facts.tools.len() == 2, "{facts:?}");
+    assert!(
+        facts.attachments && !facts.stored && facts.tools.len() == 2,
+        "{facts:?}"
+    );
     assert!(facts.findings.contains("pii.email"), "{facts:?}");
 }
 
@@ -274,9 +286,17 @@ fn what_is_not_understood_is_refused_in_an_event_of_its_stream() {
         ("hello".to_owned(), "JSON", None),
         ("[1]".into(), "no object", None),
         (r#"{"type": "response.create", "type": "x"}"#.into(), "JSON", None),
-        (r#"{"type": "response.create", "input": "x", "Input": "y"}"#.into(), "JSON", None),
+        (
+            r#"{"type": "response.create", "input": "x", "Input": "y"}"#.into(),
+            "JSON",
+            None,
+        ),
         (r#"{"input": "x"}"#.into(), "type", None),
-        (r#"{"type": "response.cancel", "stream_id": "s"}"#.into(), "type", Some("s")),
+        (
+            r#"{"type": "response.cancel", "stream_id": "s"}"#.into(),
+            "type",
+            Some("s"),
+        ),
         (
             json!({"type": "response.create", "response": {"model": "m"}, "stream_id": "s"}).to_string(),
             "below \"response\"",
@@ -287,7 +307,11 @@ fn what_is_not_understood_is_refused_in_an_event_of_its_stream() {
             "background",
             None,
         ),
-        (json!({"type": "response.create", "stream_id": 7}).to_string(), "stream_id", None),
+        (
+            json!({"type": "response.create", "stream_id": 7}).to_string(),
+            "stream_id",
+            None,
+        ),
         (
             json!({"type": "response.create", "stream_id": long}).to_string(),
             "stream_id",
@@ -298,13 +322,25 @@ fn what_is_not_understood_is_refused_in_an_event_of_its_stream() {
             "stream_id",
             Some("ada@example.com"),
         ),
-        (json!({"type": "response.create", "model": 7}).to_string(), "model", None),
-        (json!({"type": "response.create", "tools": 7}).to_string(), "tools", None),
+        (
+            json!({"type": "response.create", "model": 7}).to_string(),
+            "model",
+            None,
+        ),
+        (
+            json!({"type": "response.create", "tools": 7}).to_string(),
+            "tools",
+            None,
+        ),
     ];
     for (text, why, stream) in table {
         let told = Socket::new(&ModelApi::default()).send_masked(&text, &PromptMask::default());
         let told = told.expect_err(&text);
-        assert_eq!((&told["type"], &told["status"]), (&json!("error"), &json!(400)), "{told}");
+        assert_eq!(
+            (&told["type"], &told["status"]),
+            (&json!("error"), &json!(400)),
+            "{told}"
+        );
         assert_eq!(told["error"]["code"], "not_understood", "{told}");
         assert_eq!(told["error"]["type"], "policy_denied", "{told}");
         assert_eq!(told["error"]["interdict"]["outcome"], "not_understood", "{told}");
@@ -320,7 +356,13 @@ fn what_is_not_understood_is_refused_in_an_event_of_its_stream() {
 
 #[test]
 fn other_websockets_are_not_read() {
-    for path in ["/v1/realtime", "/v1/chat/completions", "/v1/messages", "/v1/responses/compact", "/"] {
+    for path in [
+        "/v1/realtime",
+        "/v1/chat/completions",
+        "/v1/messages",
+        "/v1/responses/compact",
+        "/",
+    ] {
         let mut exchange = ModelApi::default().exchange();
         let headers = HeaderMap::new();
         assert!(
@@ -337,14 +379,25 @@ fn aliases_go_out_and_values_come_back_in_pieces() {
     let (_, body) = Socket::new(&api)
         .send_masked(&text, &reversible(&["pii.email"]))
         .expect("sent");
-    assert!(!body.contains("ada@") && body.contains("\"stream_id\":\"s\""), "{body}");
+    assert!(
+        !body.contains("ada@") && body.contains("\"stream_id\":\"s\""),
+        "{body}"
+    );
     let at = body.find("MaskedPiiEmail").expect("an alias");
-    let alias: String = body[at..].chars().take_while(char::is_ascii_alphabetic).collect();
+    let alias: String = body
+        .split_at(at)
+        .1
+        .chars()
+        .take_while(char::is_ascii_alphabetic)
+        .collect();
     for cut in 0..=alias.len() {
         let mut socket = Socket::new(&api);
-        socket.send_masked(&text, &reversible(&["pii.email"])).expect("sent");
+        socket
+            .send_masked(&text, &reversible(&["pii.email"]))
+            .expect("sent");
         let mut shown = socket.hear(&begun("r", None, Some("s")));
-        for piece in ["to ", &alias[..cut], &alias[cut..], " now, not eve@example.com"] {
+        let (first, rest) = alias.split_at(cut);
+        for piece in ["to ", first, rest, " now, not eve@example.com"] {
             shown.extend(socket.hear(&delta(piece, Some("s"))));
         }
         shown.extend(socket.hear(&done(Some("s"))));
@@ -388,7 +441,8 @@ fn responses_of_one_stream_follow_one_another() {
     );
     assert_eq!(socket.talk.abandoned(4), "");
     // Nobody asked for it: it ends nothing, and is masked all the same.
-    let shown = socket.hear(&json!({"type": "response.completed", "response": {"id": "x", "note": "ada@example.com"}}));
+    let shown = socket
+        .hear(&json!({"type": "response.completed", "response": {"id": "x", "note": "ada@example.com"}}));
     assert!(!shown[0].to_string().contains("ada@"), "{shown:?}");
 }
 
@@ -407,7 +461,10 @@ fn who_steers_a_response_has_its_settings_and_its_successor() {
     socket.hear(&begun("r1", None, Some("s")));
     let facts = socket.send(&steer("r1"));
     assert_eq!((facts.model.as_str(), facts.stored), ("m", true));
-    assert!(facts.tools.contains("web_search") && facts.findings.contains("pii.email"), "{facts:?}");
+    assert!(
+        facts.tools.contains("web_search") && facts.findings.contains("pii.email"),
+        "{facts:?}"
+    );
     socket.send(&steer("r1"));
     let accepted = |id: &str| json!({"type": "response.steer.accepted", "steer": {"id": id, "previous_response_id": "r1"}, "stream_id": "s"});
     socket.hear(&accepted("s1"));
@@ -444,10 +501,17 @@ fn who_steers_a_response_has_its_settings_and_its_successor() {
     );
     socket.send(&steer("r3"));
     socket.hear(&json!({"type": "response.steer.failed", "steer": {"previous_response_id": "r3", "input": "x"}, "error": {"code": "steering_not_supported"}}));
-    assert_eq!(socket.ended(), [(7, OutcomeStatus::Failed, "not steered".to_owned())]);
+    assert_eq!(
+        socket.ended(),
+        [(7, OutcomeStatus::Failed, "not steered".to_owned())]
+    );
     let mut more = steer("r3");
     more["stream_id"] = "s".into();
-    assert!(socket.send_masked(&more.to_string(), &PromptMask::default()).is_err());
+    assert!(
+        socket
+            .send_masked(&more.to_string(), &PromptMask::default())
+            .is_err()
+    );
 }
 
 /// A provider without streams does not say whose its events are; as long as one message is open, they are its.
@@ -467,7 +531,12 @@ fn tokens_are_counted_for_each_message() {
     let ledger = Arc::new(Ledger::open(&dir.path().join("usage.db")).expect("ledger"));
     let api = ModelApi::counting(ledger, "models".into());
     let mut socket = Socket::new(&api);
-    let tokens = |facts: &LlmFacts| facts.usage.as_ref().map(|usage| (usage.hour.tokens, usage.hour.requests));
+    let tokens = |facts: &LlmFacts| {
+        facts
+            .usage
+            .as_ref()
+            .map(|usage| (usage.hour.tokens, usage.hour.requests))
+    };
     assert_eq!(tokens(&socket.send(&create("a", None))), Some((0, 0)));
     socket.hear(&begun("r1", None, None));
     socket.hear(&ended("response.completed", "r1", None));
@@ -500,7 +569,11 @@ fn a_refusal_has_the_status_of_its_kind() {
     let text = Bytes::from(create("a", Some("s")).to_string());
     socket.talk.received(1, &text);
     let told = socket.refused(1, &Refusal::new(RefusalKind::Denied, "No.", ""));
-    assert_eq!((&told["status"], &told["stream_id"]), (&json!(403), &json!("s")), "{told}");
+    assert_eq!(
+        (&told["status"], &told["stream_id"]),
+        (&json!(403), &json!("s")),
+        "{told}"
+    );
     // From before errors had a member of their own.
     assert_eq!(told["code"], "denied", "{told}");
     assert_eq!(told["message"], told["error"]["message"], "{told}");

@@ -381,6 +381,44 @@ mod tests {
         );
     }
 
+    #[test]
+    fn frames_of_a_target_are_read_wherever_they_are_cut_and_have_no_key() {
+        let mut bytes = BytesMut::new();
+        let long = vec![b'y'; 70_000];
+        for (last, opcode, payload) in [
+            (true, TEXT, b"hello".as_slice()),
+            (false, TEXT, b"one "),
+            (true, PING, b"p"),
+            (true, CONTINUATION, b"two"),
+            (true, TEXT, &long),
+            (true, CLOSE, b"\x03\xe8"),
+        ] {
+            super::super::frames::frame(last, opcode, payload, &mut bytes);
+        }
+        let expected = vec![
+            Sent::Message(true, Bytes::from_static(b"hello")),
+            control(PING, b"p"),
+            Sent::Message(true, Bytes::from_static(b"one two")),
+            Sent::Message(true, long.into()),
+            control(CLOSE, b"\x03\xe8"),
+        ];
+        let read = |pieces: &[&[u8]]| {
+            let (mut reader, mut all) = (Reader::of_target(1 << 20), Vec::new());
+            for piece in pieces {
+                reader.push(piece);
+                while let Some(sent) = reader.next()? {
+                    all.push(sent);
+                }
+            }
+            Ok::<_, Stop>(all)
+        };
+        for cut in (0..40).chain([bytes.len() - 3, bytes.len()]) {
+            let (one, two) = bytes.split_at(cut);
+            assert_eq!(read(&[one, two]).as_ref(), Ok(&expected), "{cut}");
+        }
+        assert!(read(&[&client(true, TEXT, b"a")]).is_err());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::mask::MaskPlan;
 use crate::model::{Digest, Facts, Fingerprint, MaskCounts, Operation, PromptDuty, Refusal, RefusalKind};
-use crate::session::{InFlight, Permit, Recording, Request, Session, Upstream};
+use crate::session::{Permit, Recording, Request, Session, Upstream};
 
 use super::super::super::conversation::{Question, Turn};
 use super::super::super::dialect::{Changed, Obliged};
@@ -255,22 +255,18 @@ impl<'s> Asking<'s> {
             Ok(permit) => {
                 let size = u64::try_from(size).unwrap_or(u64::MAX);
                 self.sent = self.sent.saturating_add(size);
-                let InFlight {
-                    outcome,
-                    plan,
-                    limits,
-                    recording,
-                } = self.to.forward(permit);
+                let mut in_flight = self.to.forward(permit);
                 let conceals = {
                     let mut talk = self.talk.lock();
                     talk.sent(turn);
                     talk.conceals(turn)
                 };
+                let recording = in_flight.recording.take();
+                let limit = in_flight.limits.max_time;
                 let flying = Flying {
-                    owed: outcome,
-                    kept: recording.map(|recording| KeptTurn::new(recording, &plan, conceals)),
-                    plan,
-                    until: limits.max_time.and_then(|limit| Instant::now().checked_add(limit)),
+                    kept: recording.map(|recording| KeptTurn::new(recording, &in_flight.plan, conceals)),
+                    in_flight,
+                    until: limit.and_then(|limit| Instant::now().checked_add(limit)),
                     up: size,
                     _open: open,
                     counts: MaskCounts::default(),

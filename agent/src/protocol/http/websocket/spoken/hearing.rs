@@ -9,16 +9,15 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::audit::OutcomeGuard;
 use crate::mask::{MaskPlan, Maskable, Masked};
 use crate::model::{MaskCounts, Outcome, OutcomeStatus};
-use crate::session::{AgentSpeech, Downstream};
+use crate::session::{AgentSpeech, Downstream, InFlight};
 
 use super::super::super::answer::{Redact, Spellings};
 use super::super::super::conversation::{Conversation, Over, Turn};
 use super::super::frames::{control, frame};
 use super::super::kept::{Kept, KeptTurn};
-use super::super::sent::{Control, Reader, Sent};
+use super::super::sent::{Control, Reader, Sent, TOO_LARGE};
 use super::super::{CHUNK, Stop, TEXT};
 use super::Talk;
 
@@ -35,8 +34,8 @@ pub(super) enum Told {
 
 /// An operation whose answer is not complete.
 pub(super) struct Flying {
-    pub(super) owed: OutcomeGuard,
-    pub(super) plan: MaskPlan,
+    /// What is owed, but for its recording.
+    pub(super) in_flight: InFlight,
     pub(super) kept: Option<KeptTurn>,
     /// When its answer must have begun; `None`: it has, or needs not.
     pub(super) until: Option<Instant>,
@@ -54,8 +53,7 @@ impl Flying {
     /// Records its end, behind what it was shown.
     async fn end(self, status: OutcomeStatus, mut detail: String) {
         let Self {
-            owed,
-            plan: _,
+            in_flight,
             kept,
             until: _,
             counts,
@@ -77,7 +75,7 @@ impl Flying {
         outcome.bytes_up = up;
         outcome.bytes_down = down;
         outcome.masked = counts;
-        owed.finish(outcome);
+        in_flight.outcome.finish(outcome);
     }
 }
 
@@ -199,7 +197,7 @@ impl Hearing {
 
     /// Takes what is complete; whether more may come.
     async fn take(&mut self) -> Result<bool, Stop> {
-        while let Some(came) = self.reader.next()? {
+        while let Some(came) = self.reader.next().map_err(large)? {
             // What was sent is known before its answer.
             while let Ok(told) = self.told.try_recv() {
                 self.hear(told);
@@ -249,7 +247,7 @@ impl Hearing {
         let talk = self.talk.clone();
         let mut flying = turn.and_then(|turn| self.turns.get_mut(&turn));
         let (plan, counts) = match &mut flying {
-            Some(flying) => (flying.plan.clone(), &mut flying.counts),
+            Some(flying) => (flying.in_flight.plan.clone(), &mut flying.counts),
             None => (self.plan.clone(), &mut self.counts),
         };
         let masked = {
@@ -340,6 +338,14 @@ impl Hearing {
             }
         }
     }
+}
+
+/// Why a message of the target is not read: its bounds are not those of the process.
+fn large(why: Stop) -> Stop {
+    if why == TOO_LARGE {
+        return "a message is larger than 16 MiB";
+    }
+    why
 }
 
 /// A message, or what is left of one.
