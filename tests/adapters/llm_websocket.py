@@ -93,6 +93,8 @@ def masked(connection):
     say("large", last["type"])
     _, last = ask(connection, model="large")
     say("large", *told(last))
+    _, last = ask(connection, input="hello")
+    say("small", last["type"])
 
 
 def held(connection):

@@ -145,6 +145,16 @@ pub fn can_ask_models(test: &str) -> bool {
     )
 }
 
+/// Whether the client of OpenAI for TypeScript can have WebSockets here. Where not, says so loudly; where `CI` is set, fails.
+///
+/// # Panics
+/// As [`can_govern`].
+#[must_use]
+pub fn can_speak_over_websockets(test: &str) -> bool {
+    let there = tool("node/node_modules/ws").exists();
+    or_skip(test, there, "the package ws for node is missing")
+}
+
 /// Whether traces can be tried here: OpenTelemetry's packages for Python. Where not, says so loudly; where `CI` is set, fails.
 ///
 /// # Panics

@@ -1,5 +1,6 @@
-//! Responses over WebSocket end to end: the official Python client (`client.responses.connect()`) under `interdict run`. The
-//! provider is a stand-in, because no real one can be had here; its WebSocket is that of the package websockets.
+//! Responses over WebSocket end to end: the official clients for Python (`client.responses.connect()`) and TypeScript
+//! (`ResponsesWS`) under `interdict run`. The provider is a stand-in, because no real one can be had here; its WebSocket is that
+//! of the package websockets.
 #![expect(clippy::expect_used, reason = "in a test, that is the failure")]
 
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use interdict_tests::http::SECRET;
 use interdict_tests::models::Models;
-use interdict_tests::tools::{can_ask_models, repository};
+use interdict_tests::tools::{can_ask_models, can_speak_over_websockets, repository, tool};
 use interdict_tests::world::kinds;
 use interdict_tests::{can_govern, python};
 use serde_json::{Value, json};
@@ -21,6 +22,17 @@ struct Said {
 }
 
 fn client(world: &Models, what: &str) -> [String; 4] {
+    if what == "node" {
+        let script = repository().join("tests/adapters/llm_websocket.mjs");
+        let modules = tool("node/node_modules");
+        let command = [
+            script.display().to_string(),
+            world.url.clone(),
+            modules.display().to_string(),
+        ];
+        let [script, url, modules] = command;
+        return ["node".to_owned(), script, url, modules];
+    }
     let script = repository().join("tests/adapters/llm_websocket.py");
     [
         python().display().to_string(),
@@ -143,12 +155,23 @@ fn the_official_client_speaks_with_masks_and_refusals_in_one_websocket() {
 /// With the example of `policies/examples/models`.
 #[test]
 fn prompts_come_back_that_the_provider_never_had_and_a_budget_ends() {
+    prompts_come_back("masked");
+}
+
+#[test]
+fn so_do_they_with_the_client_for_typescript() {
+    if can_speak_over_websockets("node") {
+        prompts_come_back("node");
+    }
+}
+
+fn prompts_come_back(what: &str) {
     let example = repository().join("policies/examples/models");
     let classes = format!(
         "[masking]\nclasses = \"{}\"\n",
         example.join("classes.toml").display()
     );
-    let Some(Said { world, lines }) = said("masked", &classes, Some(&example)) else {
+    let Some(Said { world, lines }) = said(what, &classes, Some(&example)) else {
         return;
     };
     let text = "I write to ada@example.com, then wait";
@@ -171,8 +194,9 @@ fn prompts_come_back_that_the_provider_never_had_and_a_budget_ends() {
         story.contains("Everybody has 1000 tokens of the large model"),
         "{story}"
     );
+    assert_eq!(lines[3], json!(["small", "response.completed"]));
     let log = std::fs::read_to_string(world.dir.path().join("log")).expect("log");
-    assert_eq!(log.lines().count(), 2, "{log}");
+    assert_eq!(log.lines().count(), 3, "{log}");
     assert!(
         log.contains("MaskedPiiEmail") && log.contains("MaskedSecretKey"),
         "{log}"
@@ -199,7 +223,7 @@ fn a_prompt_waits_for_consent_while_other_streams_go_on() {
     }
     let policies = tempfile::tempdir().expect("temp dir");
     let rules = r#"
-        @id("all") @reason("Everything.") permit (principal, action, resource);
+        @id("all") @reason("Everything.") permit (principal, action in [Action::"llm.prompt", Action::"http.read", Action::"http.websocket"], resource);
         @id("ask-first") @approvers("owners") @reason("An owner has to agree.")
         forbid (principal, action == Action::"llm.prompt", resource) when { context.llm.model == "asked" }
         unless { context has approval && context.approval.groups.contains("owners") };"#;

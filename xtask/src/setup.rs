@@ -71,14 +71,15 @@ const PYTHON_OTEL: &[&str] = &[
     "opentelemetry-instrumentation-httpx==0.66b2",
     "httpx==0.28.*",
 ];
-/// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres, the official SDKs of OpenAI and
-/// Anthropic.
+/// npm packages: a real MCP server for PostgreSQL, the official MCP SDK, node-postgres, the official SDKs of OpenAI (with what
+/// its WebSockets need) and Anthropic.
 const NPM: &[&str] = &[
     "@henkey/postgres-mcp-server@1.0.7",
     "@modelcontextprotocol/sdk@1.32.2",
     "pg@8.23.1",
     "openai@6.49.0",
     "@anthropic-ai/sdk@0.137.0",
+    "ws@8.23.0",
 ];
 
 /// The second generation of the MCP SDKs, the suite of conformance and the Inspector: apart from the first, whose packages
