@@ -171,7 +171,7 @@ fn said(talk: &mut dyn Conversation, turn: Turn, message: &[u8]) {
     let message = Bytes::copy_from_slice(message);
     talk.received(turn, &message);
     let permitted = match talk.asked(turn, &message, &plan()) {
-        Ok(Question { mut obliged, .. }) => obliged.permitted(&duty()),
+        Ok(Question { mut obliged, .. }) => obliged.permitted(&DUTY),
         Err(refusal) => Err(refusal),
     };
     match permitted {
