@@ -69,6 +69,10 @@ pub(super) fn v6(view: &View<'_>, at: usize) -> Option<usize> {
     if matches!(view.back(at, 1), Some(b':' | b'.' | b'_')) {
         return None;
     }
+    // A form feed or backspace of JSON (RFC 8259, 7), and no digit: the text would not be JSON without its letter.
+    if matches!(view.at(at), Some(b'b' | b'f')) && view.back(at, 1) == Some(b'\\') {
+        return None;
+    }
     // Most words fail here: at most four digits, then a colon.
     let first = view.run(at, 5, |b| b.is_ascii_hexdigit());
     if first - at > 4 || view.at(first)? != b':' {

@@ -219,3 +219,14 @@ fn spoken(pieces: &[&str]) -> String {
     hear(json!({"type": "response.completed", "response": {"id": "r"}, "stream_id": "a"}));
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_once_holds() {
+        // The letter of an escape was taken for the first digit of an address.
+        streams(b"\xe7+t\n::2:::\xff\xa6\xa6@88.8rr\x0c88888rr\x0c888:::\x05");
+    }
+}
