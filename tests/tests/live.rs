@@ -14,7 +14,7 @@ use serde_json::Value;
 struct World {
     // Declared in the order of dropping: the server before its directory.
     database: Postgres,
-    _issuer: Oidc,
+    issuer: Oidc,
     agent: Agent,
     alice: PathBuf,
     dora: PathBuf,
@@ -46,7 +46,7 @@ fn world(test: &str, more: &str) -> Option<World> {
         database,
         alice: token("alice", &["analyst"]),
         dora: token("dora", &["dba"]),
-        _issuer: issuer,
+        issuer,
         agent: agent.with_policies(&policies),
         policies,
         dir,
@@ -137,8 +137,10 @@ fn changed_policies_are_in_force_in_open_sessions_and_wrong_ones_are_not() {
 
     w.policy("90-closed.cedar", NO_COUNTING);
     let first = w.wait_for_kind("agent.reloaded", 1);
-    let refused = psql.ask("SELECT 1");
-    assert!(refused.contains("Closed for today"), "{refused}");
+    // They are recorded before they are in force.
+    let refused =
+        |psql: &mut Psql| Some(psql.ask("SELECT 1")).filter(|told| told.contains("Closed for today"));
+    wait_for("a refusal", || refused(&mut psql));
 
     w.policy("90-closed.cedar", "permit (principal, action,");
     let wrong = w.wait_for_kind("agent.reload_refused", 1);
@@ -153,7 +155,7 @@ fn changed_policies_are_in_force_in_open_sessions_and_wrong_ones_are_not() {
     let agent = rustix::process::Pid::from_raw(agent).expect("a pid");
     rustix::process::kill_process(agent, rustix::process::Signal::HUP).expect("sent");
     let second = w.wait_for_kind("agent.reloaded", 2);
-    assert_eq!(psql.ask("SELECT 1"), "1");
+    wait_for("an answer", || (psql.ask("SELECT 1") == "1").then_some(()));
     psql.end();
 
     // Every decision names the set that made it, and every set says which one it came after.
@@ -163,18 +165,15 @@ fn changed_policies_are_in_force_in_open_sessions_and_wrong_ones_are_not() {
     assert_eq!(first[0]["detail"], format!("policies: from {old} to {new}"));
     assert_eq!(second[1]["detail"], format!("policies: from {new} to {old}"));
     assert_eq!(digest(&wrong[0]), new);
-    let selects: Vec<(String, String)> = w
+    let mut selects: Vec<(String, String)> = w
         .kinds("operation")
         .iter()
         .filter(|r| r["actions"][0] == "sql.select")
         .map(|r| (r["verdict"].as_str().unwrap_or_default().to_owned(), digest(r)))
         .collect();
-    let expected = [
-        ("allowed", &old),
-        ("refused", &new),
-        ("refused", &new),
-        ("allowed", &old),
-    ];
+    // Asked again until they are in force.
+    selects.dedup();
+    let expected = [("allowed", &old), ("refused", &new), ("allowed", &old)];
     let expected = expected.map(|(verdict, bundle)| (verdict.to_owned(), bundle.clone()));
     assert_eq!(selects, expected);
 
@@ -238,6 +237,83 @@ fn consent_to_what_was_forbidden_meanwhile_is_worth_nothing() {
         .database
         .direct("shop", "SELECT count(*) FROM orders WHERE total = 0");
     assert_eq!(rest.expect("direct"), "0");
+}
+
+#[test]
+fn consent_is_worth_nothing_once_the_token_has_ended() {
+    let Some(w) = world("consent_too_late", "[approval]\nhold = \"60s\"\n") else {
+        return;
+    };
+    let config = std::fs::read_to_string(w.agent.config()).expect("config");
+    let exact = config.replace(
+        "audience = [\"interdict\"]",
+        "audience = [\"interdict\"]\nskew = \"0s\"",
+    );
+    std::fs::write(w.agent.config(), exact).expect("written");
+    let short = w.issuer.token("alice", &["analyst"], 8);
+    let short = w.agent.token("short", &short).expect("token");
+    let update = "UPDATE orders SET total = 0";
+    let held = w
+        .agent
+        .start(Some(&short), &["psql", "-X", "-At", "-c", update])
+        .expect("started");
+    let asked = w.wait_for_kind("approval.requested", 1);
+    let ticket = asked[0]["ticket"].as_str().expect("a ticket");
+    w.wait_for_kind("identity.ended", 1);
+    let dora = w.dora.display().to_string();
+    let approved = w
+        .agent
+        .interdict(&["approvals", "approve", ticket, "--token-file", &dora])
+        .expect("asked");
+    assert_eq!(approved.status, 0, "{}", approved.err);
+    let out = held.wait_with_output().expect("ended");
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && told.contains("ended at"), "{told}");
+    let rest = w
+        .database
+        .direct("shop", "SELECT count(*) FROM orders WHERE total = 0");
+    assert_eq!(rest.expect("direct"), "0");
+}
+
+#[test]
+fn a_session_is_of_one_person() {
+    let Some(w) = world("a_session_is_of_one_person", "") else {
+        return;
+    };
+    let token = w.issuer.token("alice", &["analyst"], 600);
+    let token = w.agent.token("shared", &token).expect("token");
+    let script = "psql -X -At -q 2>&1; exec psql -X -At -c \"SELECT 'new'\" 2>&1";
+    let mut both = w
+        .agent
+        .start(Some(&token), &["sh", "-c", script])
+        .expect("started");
+    let mut input = both.stdin.take().expect("stdin");
+    let mut output = BufReader::new(both.stdout.take().expect("stdout")).lines();
+    writeln!(input, "SELECT 'before';").expect("asked");
+    assert_eq!(output.next().expect("a line").expect("text"), "before");
+    let draft = w.agent.token("draft", &w.issuer.token("bob", &["analyst"], 600));
+    std::fs::rename(draft.expect("token"), &token).expect("renamed");
+    w.wait_for_kind("identity.bound", 2);
+    // It may be closed already when psql ends.
+    let _sent = writeln!(input, "SELECT 'after';");
+    drop(input);
+    let told: Vec<String> = output.map(|line| line.expect("text")).collect();
+    assert!(both.wait().expect("ended").success(), "{told:?}");
+    let text = told.join("\n");
+    assert!(
+        text.contains("opened for corp/alice, and the token is corp/bob's now") && !text.contains("\nafter"),
+        "{text}"
+    );
+    assert_eq!(told.last().map(String::as_str), Some("new"), "{text}");
+    let records = w.kinds("operation");
+    let of = |word: &str| {
+        let found = records
+            .iter()
+            .find(|r| r["text"].as_str().is_some_and(|t| t.contains(word)));
+        found.cloned().unwrap_or_default()
+    };
+    assert_eq!(of("after")["verdict"], "refused");
+    assert_eq!(of("new")["principal"], "corp/bob");
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl Session {
         };
         let now = crate::clock::now();
         let operation = Arc::clone(request.operation());
-        let principal = match self.binding.current(now) {
+        let principal = match self.owner(now) {
             Ok(principal) => principal,
             Err(refusal) => return Err(self.refused(id, Some(operation), refusal, None).await),
         };
@@ -255,9 +255,9 @@ impl Session {
     /// Passes frames that carry no operation of their own, as long as somebody stands behind the session.
     ///
     /// # Errors
-    /// A refusal where the identity has ended.
+    /// A refusal where the identity has ended, or is somebody else's.
     pub fn pass<N: Neutral>(&self, frame: N) -> Result<Pass<N>, Refusal> {
-        self.binding.current(crate::clock::now())?;
+        self.owner(crate::clock::now())?;
         Ok(Pass { frame })
     }
 
@@ -340,9 +340,13 @@ impl Session {
         match self.ask(id, operation, principal, &need, (now, patience)).await {
             Ok(Asked::Granted(consent)) => {
                 let now = crate::clock::now();
-                // The policies may have changed while somebody was asked: those of now count.
+                // A token may have ended, and policies changed, while somebody was asked: those of now count.
+                let principal = match self.owner(now) {
+                    Ok(principal) => principal,
+                    Err(refusal) => return Ruling::Refuse(refusal, need.bundle),
+                };
                 let engine = self.rooms.policies.current();
-                match engine.decide(operation, principal, &self.target.target, Some(&consent), now) {
+                match engine.decide(operation, &principal, &self.target.target, Some(&consent), now) {
                     Decision::Allow(allowed) => Ruling::Go(allowed, Some(consent.ticket().clone())),
                     Decision::Deny(denial) => refused_by(denial),
                     Decision::NeedsApproval(still) => refused_by(still.as_denial()),

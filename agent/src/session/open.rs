@@ -7,7 +7,10 @@ use crate::audit::{AuditError, AuditLog, Event, Scene, Stored};
 use crate::config::{Mode, TargetConfig};
 use crate::identity::Binding;
 use crate::mask::MaskEngine;
-use crate::model::{ConnectionId, Limits, OriginalDst, Outcome, Process, Refusal, RunId, SessionId};
+use crate::model::{
+    ConnectionId, Limits, OriginalDst, Outcome, Principal, Process, Refusal, RefusalKind, RunId, SessionId,
+    Timestamp,
+};
 use crate::policy::Policies;
 
 /// The rooms that judge a session. One value, shared by all sessions of a run.
@@ -57,6 +60,25 @@ pub struct Session {
     pub(in crate::session) target: Arc<TargetConfig>,
     pub(in crate::session) scene: Arc<Scene>,
     opened: tokio::sync::OnceCell<()>,
+}
+
+/// Whoever stands behind a session at `now`. Its records name one principal, and consent is given to one: a token of somebody
+/// else is for new connections.
+pub(in crate::session) fn owner(
+    binding: &Binding,
+    scene: &Scene,
+    now: Timestamp,
+) -> Result<Arc<Principal>, Refusal> {
+    let principal = binding.current(now)?;
+    if principal.is_same(&scene.principal) {
+        return Ok(principal);
+    }
+    let opened_for = &scene.principal;
+    Err(Refusal::new(
+        RefusalKind::Identity,
+        format!("This connection was opened for {opened_for}, and the token is {principal}'s now."),
+        "Open a new connection.",
+    ))
 }
 
 impl Session {
@@ -120,6 +142,21 @@ impl Session {
             Ok(()) => Ok(()),
             Err(error) => Err(super::authorize::not_recorded(&error)),
         }
+    }
+
+    /// Whoever the session was opened for, where a token vouches for them at `now`.
+    ///
+    /// # Errors
+    /// A refusal of kind `Identity` where it has ended, or is somebody else's.
+    pub(in crate::session) fn owner(&self, now: Timestamp) -> Result<Arc<Principal>, Refusal> {
+        owner(&self.binding, &self.scene, now)
+    }
+
+    /// Whether somebody else stands behind its process now: what is still asked in it is refused.
+    #[must_use]
+    pub fn changed_hands(&self) -> bool {
+        let principal = self.binding.current(crate::clock::now());
+        principal.is_ok_and(|principal| !principal.is_same(&self.scene.principal))
     }
 
     /// Who and where.

@@ -9,7 +9,7 @@ use crate::model::{Digest, Offer, Operation, OperationId, RecordingLevel, Refusa
 use crate::policy::Decision;
 
 use super::authorize::denial_refusal;
-use super::open::{Rooms, Session};
+use super::open::{Rooms, Session, owner};
 
 /// The policies as they bear on a session, for offers that nobody took yet. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Prospects {
     /// The key of whoever stands behind the session; `None` where nobody does any more.
     #[must_use]
     pub fn whose(&self) -> Option<String> {
-        let principal = self.binding.current(crate::clock::now()).ok()?;
+        let principal = owner(&self.binding, &self.scene, crate::clock::now()).ok()?;
         Some(principal.key())
     }
 
@@ -55,7 +55,7 @@ impl Prospects {
             return true;
         }
         let now = crate::clock::now();
-        let (refusal, bundle) = match self.binding.current(now) {
+        let (refusal, bundle) = match owner(&self.binding, &self.scene, now) {
             Err(refusal) => (refusal, None),
             Ok(principal) => {
                 let engine = self.rooms.policies.current();
@@ -112,7 +112,7 @@ impl Prospects {
             return true;
         }
         let now = crate::clock::now();
-        let Ok(principal) = self.binding.current(now) else {
+        let Ok(principal) = owner(&self.binding, &self.scene, now) else {
             return false;
         };
         let engine = self.rooms.policies.current();

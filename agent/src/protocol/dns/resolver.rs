@@ -224,9 +224,15 @@ impl Resolver {
         let key = (process.tgid, process.start_ns, process.uid, server);
         // Held while a session is opened: else two questions at once would open two.
         let mut sessions = self.sessions.lock().await;
-        if let Some(held) = sessions.get_mut(&key) {
+        if let Some(held) = sessions.get_mut(&key)
+            && !held.session.changed_hands()
+        {
             held.used = Instant::now();
             return Ok(Arc::clone(&held.session));
+        }
+        // It is somebody else's: nobody can be told to connect anew.
+        if let Some(held) = sessions.remove(&key) {
+            end(&held.session).await;
         }
         if sessions.len() >= MAX_SESSIONS {
             let oldest = sessions

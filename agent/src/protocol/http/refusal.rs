@@ -44,6 +44,7 @@ pub(super) fn answer(refusal: &Refusal, status: Option<StatusCode>, tongue: &Ton
         for (name, value) in words.fields {
             headers.insert(*name, HeaderValue::from_static(value));
         }
+        end_of_connection(refusal, &mut headers);
         return Answer::refuse(&words, refusal, (words.status, headers));
     }
     let status = status.unwrap_or_else(|| usual(&refusal.kind));
@@ -56,7 +57,16 @@ pub(super) fn answer(refusal: &Refusal, status: Option<StatusCode>, tongue: &Ton
     if matches!(refusal.kind, RefusalKind::PendingApproval { .. }) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     }
+    end_of_connection(refusal, &mut headers);
     Answer::refuse(&Problem { status }, refusal, (status, headers))
+}
+
+/// Whoever stands behind the next connection may be somebody else: clients must not keep this one (HTTP/1.1; the library
+/// leaves the field out of HTTP/2, RFC 9113, 8.2.2).
+fn end_of_connection(refusal: &Refusal, headers: &mut HeaderMap) {
+    if matches!(refusal.kind, RefusalKind::Identity) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// What the agent answers for itself.
