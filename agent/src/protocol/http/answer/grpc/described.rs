@@ -39,23 +39,6 @@ impl Reading<'_> {
                     Some(of) => self.within(content, of, depth),
                     None => self.guessed(content, depth),
                 },
-                // Several numbers in one.
-                Some(
-                    Kind::Double
-                    | Kind::Float
-                    | Kind::Int32
-                    | Kind::Int64
-                    | Kind::Uint32
-                    | Kind::Uint64
-                    | Kind::Sint32
-                    | Kind::Sint64
-                    | Kind::Fixed32
-                    | Kind::Fixed64
-                    | Kind::Sfixed32
-                    | Kind::Sfixed64
-                    | Kind::Bool
-                    | Kind::Enum(_),
-                ) if is_list => content.to_vec(),
                 Some(
                     Kind::Double
                     | Kind::Float
@@ -72,7 +55,11 @@ impl Reading<'_> {
                     | Kind::Bool
                     | Kind::Enum(_),
                 )
-                | None => self.guessed(content, depth),
+                | None => match is_list {
+                    // Several numbers in one.
+                    true => content.to_vec(),
+                    false => self.guessed(content, depth),
+                },
             };
             if masked == content {
                 out.extend_from_slice(head);
